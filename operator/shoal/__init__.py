@@ -1,0 +1,1 @@
+"""Shoal's control plane: a Kubernetes operator for agentic reinforcement learning."""

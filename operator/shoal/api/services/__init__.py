@@ -1,0 +1,1 @@
+"""Messages between Shoal's services."""

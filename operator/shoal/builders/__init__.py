@@ -1,0 +1,1 @@
+"""Pure object builders: spec -> pods, services and secrets."""

@@ -1,0 +1,1 @@
+"""One module per kind: observe, plan, apply, report."""

@@ -1,0 +1,1 @@
+"""Generates crds/*.yaml from the resource models."""

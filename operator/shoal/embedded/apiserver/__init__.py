@@ -1,0 +1,1 @@
+"""The Kubernetes REST API on SQLite, for one machine."""

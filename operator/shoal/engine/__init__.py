@@ -1,0 +1,1 @@
+"""The reconcile machinery: reflector, work queue, expectations, event recorder, leader election."""

@@ -1,0 +1,1 @@
+"""Shoal's data plane: one package per pod role."""

@@ -1,0 +1,1 @@
+"""Leases: queue, matching, expiry, recycling."""

@@ -1,0 +1,1 @@
+"""Data manager: tasks, groups, trajectories, sampling, curation, staleness."""

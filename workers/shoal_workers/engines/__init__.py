@@ -1,0 +1,1 @@
+"""Inference engines behind one HTTP contract: vLLM and the reference engine."""

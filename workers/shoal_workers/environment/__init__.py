@@ -1,0 +1,1 @@
+"""Serves an environment inside a member pod: adapters and the lease guard."""

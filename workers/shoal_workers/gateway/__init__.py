@@ -1,0 +1,1 @@
+"""The front of a fleet: routing, sessions, weight roll-out."""

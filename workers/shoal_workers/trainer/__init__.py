@@ -1,0 +1,1 @@
+"""Ray driver, algorithm registries, weight publishing, checkpoints."""
