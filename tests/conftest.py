@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kubernetes import Kubernetes, KubernetesServer, ProgramsMissing, find_programs, running_server
+
+
+@pytest.fixture(scope="session")
+def kubernetes_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServer]:
+    """One real kube-apiserver and etcd for the whole session; skips where the programs are absent."""
+    try:
+        find_programs()
+    except ProgramsMissing as reason:
+        pytest.skip(str(reason))
+    with running_server(tmp_path_factory.mktemp("kubernetes")) as server:
+        yield server
+
+
+@pytest.fixture
+def kubernetes(kubernetes_server: KubernetesServer) -> Kubernetes:
+    """The real API server with a namespace that belongs to this test alone."""
+    return Kubernetes(kubernetes_server, kubernetes_server.new_namespace())
+
+
+@pytest.fixture
+def kubernetes_controllers(kubernetes: Kubernetes) -> Kubernetes:
+    """As `kubernetes`, with kube-controller-manager running (garbage collection, namespaces, service accounts)."""
+    try:
+        kubernetes.server.start_controller_manager()
+    except ProgramsMissing as reason:
+        pytest.skip(str(reason))
+    return kubernetes
