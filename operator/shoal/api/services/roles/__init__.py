@@ -1,0 +1,1 @@
+"""Start-up configuration of the pod roles, one module per role."""

@@ -1,0 +1,26 @@
+"""What every role's process shares: HTTP service, client, configuration, logging, start-up."""
+
+from shoal_workers.service.app import Service, read, reply
+from shoal_workers.service.client import Reply, ServiceClient, backoff
+from shoal_workers.service.config import ConfigurationError, Identity, load_config, token
+from shoal_workers.service.launch import launch
+from shoal_workers.service.problems import ProblemError
+from shoal_workers.service.server import run, serve, serving
+
+__all__ = [
+    "ConfigurationError",
+    "Identity",
+    "ProblemError",
+    "Reply",
+    "Service",
+    "ServiceClient",
+    "backoff",
+    "launch",
+    "load_config",
+    "read",
+    "reply",
+    "run",
+    "serve",
+    "serving",
+    "token",
+]

@@ -1,0 +1,84 @@
+"""A role's start-up configuration: read once from the environment, refused with one clear line."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+CONFIG_VARIABLE = "SHOAL_CONFIG"
+TERMINATION_LOG_VARIABLE = "SHOAL_TERMINATION_LOG"
+KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot work; `field` is the path of what is wrong and `cause` says why."""
+
+    def __init__(self, field: str, cause: str) -> None:
+        super().__init__(f"{field}: {cause}")
+        self.field = field
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which pod this process is, from the downward API."""
+
+    name: str
+    namespace: str
+    ip: str
+    uid: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Identity:
+        """The pod of the process; outside a pod, this machine's name on the loopback address."""
+        return cls(
+            name=environment.get("POD_NAME") or socket.gethostname().lower(),
+            namespace=environment.get("POD_NAMESPACE") or "default",
+            ip=environment.get("POD_IP") or "127.0.0.1",
+            uid=environment.get("POD_UID", ""),
+        )
+
+
+def token(name: str = "", environment: Mapping[str, str] = os.environ) -> str | None:
+    """This role's own bearer token, or with `name` (such as BROKER or POOL_FROZEN_LAKE) another service's."""
+    variable = f"SHOAL_TOKEN_{name}" if name else "SHOAL_TOKEN"
+    return environment.get(variable) or None
+
+
+def load_config(model: type[ConfigT], environment: Mapping[str, str] = os.environ) -> ConfigT:
+    """The role's configuration from SHOAL_CONFIG; raises ConfigurationError naming the first wrong field."""
+    text = environment.get(CONFIG_VARIABLE)
+    if not text:
+        raise ConfigurationError(CONFIG_VARIABLE, "the variable is not set; it holds the role's configuration as JSON")
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise from_validation(error) from None
+
+
+def from_validation(error: ValidationError, prefix: str = CONFIG_VARIABLE) -> ConfigurationError:
+    """The first wrong field of a validation error, and how many more there are."""
+    first, *more = error.errors(include_url=False)
+    path = ".".join([prefix, *(str(part) for part in first["loc"])])
+    suffix = f" (and {len(more)} more)" if more else ""
+    return ConfigurationError(path, f"{first['msg']}{suffix}")
+
+
+def write_termination_message(message: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Leave the last words where Kubernetes, or the embedded node, reads them; silently nothing where neither is."""
+    path = Path(environment.get(TERMINATION_LOG_VARIABLE) or KUBERNETES_TERMINATION_LOG)
+    explicit = TERMINATION_LOG_VARIABLE in environment
+    if not explicit and not path.exists():
+        return
+    try:
+        path.write_text(message[:4096])
+    except OSError:
+        return
