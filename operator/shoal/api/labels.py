@@ -1,0 +1,41 @@
+"""Labels, annotations and names that every part of Shoal agrees on."""
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGER = "shoal"
+
+ROLE = "rl.shoal.dev/role"
+POOL = "rl.shoal.dev/pool"
+FLEET = "rl.shoal.dev/fleet"
+JOB = "rl.shoal.dev/job"
+VARIANT = "rl.shoal.dev/variant"
+WORKER_GROUP = "rl.shoal.dev/worker-group"
+
+SPEC_HASH = "rl.shoal.dev/spec-hash"
+"""Annotation: hash of the object as built, so that an unchanged object is never written again."""
+
+TOKEN_KEY = "token"
+"""Key of the bearer token inside a resource's Secret."""
+
+
+class Role:
+    """The pod roles of the data plane."""
+
+    ENVIRONMENT = "environment"
+    BROKER = "broker"
+    ENGINE = "engine"
+    GATEWAY = "gateway"
+    DATA = "data"
+    AGENT = "agent"
+    TRAINER = "trainer"
+
+
+PORTS = {
+    Role.ENVIRONMENT: 8000,
+    Role.BROKER: 8001,
+    Role.GATEWAY: 8002,
+    Role.ENGINE: 8003,
+    Role.DATA: 8004,
+    Role.AGENT: 8005,
+    Role.TRAINER: 8006,
+}
+"""The port that each role listens on, on its pod's own address."""

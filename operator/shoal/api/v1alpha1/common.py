@@ -1,0 +1,136 @@
+"""Types that more than one resource uses: durations, pod templates, references, volumes, models."""
+
+import re
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from shoal.api.base import ApiModel
+from shoal.api.markers import Cel, IntOrString, PreserveUnknown
+
+GROUP = "rl.shoal.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+PERCENT_OR_COUNT = r"^(100|[0-9]{1,2})%$"
+
+Duration = Annotated[str, Field(pattern=DURATION, max_length=32)]
+Name = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=40)]
+CountOrPercent = Annotated[int | str, IntOrString(), Field(description="A number, or a percentage such as 10%.")]
+FreeForm = Annotated[dict[str, Any], PreserveUnknown()]
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(duration: str) -> float:
+    """Seconds in a duration such as `90s`, `1m30s` or `250ms`; raises ValueError for anything else."""
+    if not re.match(DURATION, duration):
+        raise ValueError(f"{duration!r} is not a duration such as 30s, 5m or 1h30m")
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", duration)
+    return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+
+
+def as_timedelta(duration: str) -> timedelta:
+    """The duration as a timedelta; raises ValueError like `seconds`."""
+    return timedelta(seconds=seconds(duration))
+
+
+def resolve_count(value: int | str, total: int, *, round_up: bool = True) -> int:
+    """The number that `value` (a count, or a percentage of `total`) stands for; raises ValueError for other text."""
+    if isinstance(value, int):
+        return value
+    if not re.match(PERCENT_OR_COUNT, value):
+        raise ValueError(f"{value!r} is neither a number nor a percentage such as 10%")
+    share = int(value[:-1]) * total
+    return -(-share // 100) if round_up else share // 100
+
+
+class TemplateMetadata(ApiModel):
+    """Labels and annotations added to the built pod."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class PodTemplate(ApiModel):
+    """A pod's metadata and PodSpec, strategic-merged over the pod that Shoal builds."""
+
+    metadata: TemplateMetadata = Field(default_factory=TemplateMetadata)
+    spec: FreeForm = Field(default_factory=dict, description="A core/v1 PodSpec; the container that Shoal builds is named `main`.")
+
+
+class ObjectRef(ApiModel):
+    """An object of the same namespace, by name."""
+
+    name: Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=63)]
+
+
+class SecretKeyRef(ApiModel):
+    """One key of a Secret in the same namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    key: Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class HostPath(ApiModel):
+    """A folder of the node; for one-node clusters and the embedded control plane."""
+
+    path: Annotated[str, Field(pattern=r"^/", max_length=1024)]
+
+
+class ClaimVolume(ApiModel):
+    """A PersistentVolumeClaim, ReadWriteMany where pods run on several nodes."""
+
+    claim_name: Annotated[str, Field(pattern=DNS_LABEL, max_length=63)]
+
+
+class SharedStorage(ApiModel):
+    """The volume that data manager, trainer and engines share: weights, checkpoints, the store, the report."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "has(self.hostPath) != has(self.persistentVolumeClaim)",
+            "exactly one of hostPath and persistentVolumeClaim must be set",
+        ),
+    )
+
+    host_path: HostPath | None = None
+    persistent_volume_claim: ClaimVolume | None = None
+
+
+class Dtype(StrEnum):
+    """Number format of weights and activations."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class ModelSpec(ApiModel):
+    """Where a model's original weights come from, and how it is served."""
+
+    source: Annotated[
+        str,
+        Field(
+            pattern=r"^(hf:[^/\s]+/[^/\s]+|file:/[^\s]*|pvc:[a-z0-9]([-a-z0-9]*[a-z0-9])?/[^\s]*)$",
+            max_length=1024,
+            description="hf:ORG/NAME, file:/ABSOLUTE/PATH or pvc:CLAIM/PATH.",
+        ),
+    ]
+    served_name: Annotated[str, Field(min_length=1, max_length=128)] = "policy"
+    max_model_len: Annotated[int, Field(ge=16, le=10_000_000, description="Longest context, in tokens.")] = 4096
+    dtype: Dtype = Dtype.AUTO
+
+
+class ReplicaRange(ApiModel):
+    """The smallest and the largest number of replicas."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (Cel("self.min <= self.max", "min must not be above max"),)
+
+    min: Annotated[int, Field(ge=0, le=100_000)] = 1
+    max: Annotated[int, Field(ge=0, le=100_000)] = 1

@@ -1,0 +1,196 @@
+"""EnvironmentPool: warm, leased agent environments."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from shoal.api.base import ApiModel, Condition, StatusModel
+from shoal.api.markers import Cel, Column, ListMap, Resource, Scale
+from shoal.api.v1alpha1.common import CountOrPercent, Duration, FreeForm, Name, PodTemplate
+
+
+class Protocol(StrEnum):
+    """How the environment inside a member is reached."""
+
+    OPENENV = "OpenEnv"
+    GYMNASIUM = "Gymnasium"
+    TEXTARENA = "TextArena"
+
+
+class EnvironmentSpec(ApiModel):
+    """The environment that every member hosts."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "self.protocol == 'OpenEnv' || has(self.entrypoint)",
+            "entrypoint is required unless protocol is OpenEnv",
+        ),
+        Cel(
+            "self.protocol != 'OpenEnv' || has(self.entrypoint) || has(self.image)",
+            "protocol OpenEnv needs an image that serves its wire protocol, or an entrypoint (URL or module:factory)",
+        ),
+    )
+
+    protocol: Protocol
+    entrypoint: Annotated[
+        str,
+        Field(min_length=1, max_length=512, description="Environment id (Gymnasium, TextArena), URL (OpenEnv) or module:factory."),
+    ] | None = None
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    config: FreeForm = Field(default_factory=dict, description="Passed to the adapter of the protocol.")
+
+
+class Variant(ApiModel):
+    """A task image of its own inside the pool, sized by its own demand."""
+
+    name: Name
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    config: FreeForm = Field(default_factory=dict, description="Merged over environment.config.")
+    weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+
+
+class Network(StrEnum):
+    """Where an environment may connect to."""
+
+    DENY = "Deny"
+    CLUSTER_INTERNAL = "ClusterInternal"
+    INTERNET = "Internet"
+
+
+class Isolation(ApiModel):
+    """What separates an environment from the cluster; no member ever gets a service-account token."""
+
+    runtime_class_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    network: Network = Network.DENY
+
+
+class LifecycleMode(StrEnum):
+    """Whether a slot serves many episodes (with a reset between) or its member is replaced after one."""
+
+    PERSISTENT = "Persistent"
+    EPHEMERAL = "Ephemeral"
+
+
+class ResetPolicy(ApiModel):
+    """How a slot is made ready for the next lease."""
+
+    verify: bool = Field(True, description="Check the slot after a reset; a slot that fails is quarantined.")
+    timeout: Duration = "60s"
+
+
+class Lifecycle(ApiModel):
+    """When slots and members are re-used and when they are replaced."""
+
+    mode: LifecycleMode = LifecycleMode.PERSISTENT
+    reset: ResetPolicy = Field(default_factory=ResetPolicy)
+    max_episodes: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    max_age: Duration | None = None
+    quarantine: Annotated[int, Field(ge=1, le=1000, description="Faults of one slot after which it is quarantined.")] = 1
+
+
+class LeasePolicy(ApiModel):
+    """How long a lease lives, and how many may wait for one."""
+
+    heartbeat: Duration = "10s"
+    ttl: Duration = "30s"
+    max_episode_seconds: Annotated[int, Field(ge=1, le=604_800)] = 1800
+    queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
+
+
+class PoolScale(ApiModel):
+    """How many members the pool keeps; `spec.replicas`, when set, pins the number instead."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (Cel("self.min <= self.max", "min must not be above max"),)
+
+    min: Annotated[int, Field(ge=0, le=100_000)] = 0
+    max: Annotated[int, Field(ge=0, le=100_000)] = 10
+    buffer: CountOrPercent = 1
+    refill_rate: Annotated[int, Field(ge=1, le=100_000, description="Members created per second at most.")] = 100
+    max_pending: Annotated[int, Field(ge=1, le=100_000, description="Members that may be starting at once.")] = 1000
+    scale_down_delay: Duration = "60s"
+
+
+class EnvironmentPoolSpec(ApiModel):
+    """What the user asks for."""
+
+    environment: EnvironmentSpec
+    variants: Annotated[list[Variant], ListMap("name"), Field(max_length=256)] = Field(default_factory=list)
+    replicas: Annotated[int, Field(ge=0, le=100_000, description="Pins the number of members; scale then only shapes the pace.")] | None = None
+    slots_per_member: Annotated[int, Field(ge=1, le=1024)] = 1
+    template: PodTemplate = Field(default_factory=PodTemplate)
+    isolation: Isolation = Field(default_factory=Isolation)
+    lifecycle: Lifecycle = Field(default_factory=Lifecycle)
+    lease: LeasePolicy = Field(default_factory=LeasePolicy)
+    scale: PoolScale = Field(default_factory=PoolScale)
+    suspend: bool = False
+
+
+class SlotCounts(StatusModel):
+    """Slots by state, over all members."""
+
+    total: int = 0
+    leased: int = 0
+    free: int = 0
+    provisioning: int = 0
+    quarantined: int = 0
+
+
+class VariantStatus(StatusModel):
+    """One variant's members and slots."""
+
+    name: str
+    members: int = 0
+    ready: int = 0
+    slots: SlotCounts = Field(default_factory=SlotCounts)
+
+
+class LeaseLatency(StatusModel):
+    """Seconds a lease waited, over the broker's last window, as decimal text (Kubernetes has no floats in its API)."""
+
+    p50: str = "0"
+    p99: str = "0"
+
+
+class EnvironmentPoolStatus(StatusModel):
+    """What is."""
+
+    observed_generation: int = 0
+    replicas: int = Field(0, description="Members that exist and are not being deleted.")
+    ready_replicas: int = 0
+    updated_replicas: int = Field(0, description="Members of the current template.")
+    desired_replicas: int = 0
+    selector: str = ""
+    slots: SlotCounts = Field(default_factory=SlotCounts)
+    queued: int = 0
+    variants: Annotated[list[VariantStatus], ListMap("name"), Field(max_length=256)] = Field(default_factory=list)
+    endpoint: str = ""
+    latency: LeaseLatency = Field(default_factory=LeaseLatency)
+    conditions: Annotated[list[Condition], ListMap("type"), Field(max_length=16)] = Field(default_factory=list)
+
+
+class EnvironmentPool(ApiModel):
+    """A pool of warm environments that agents lease one slot at a time."""
+
+    resource: ClassVar[Resource] = Resource(
+        kind="EnvironmentPool",
+        plural="environmentpools",
+        singular="environmentpool",
+        short_names=("envpool",),
+        categories=("shoal",),
+        columns=(
+            Column("Desired", ".status.desiredReplicas", "integer"),
+            Column("Ready", ".status.readyReplicas", "integer"),
+            Column("Slots", ".status.slots.total", "integer"),
+            Column("Leased", ".status.slots.leased", "integer"),
+            Column("Free", ".status.slots.free", "integer"),
+            Column("Queued", ".status.queued", "integer"),
+            Column("Available", '.status.conditions[?(@.type=="Available")].status'),
+            Column("Reason", '.status.conditions[?(@.type=="Available")].reason', priority=1),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        scale=Scale(".spec.replicas", ".status.replicas", ".status.selector"),
+    )
+
+    spec: EnvironmentPoolSpec
+    status: EnvironmentPoolStatus = Field(default_factory=EnvironmentPoolStatus)

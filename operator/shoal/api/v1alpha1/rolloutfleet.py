@@ -1,0 +1,183 @@
+"""RolloutFleet: inference engines behind one endpoint, with live, versioned weights."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from shoal.api.base import ApiModel, Condition, StatusModel
+from shoal.api.markers import Column, ListMap, Resource, Scale
+from shoal.api.v1alpha1.common import CountOrPercent, Duration, ModelSpec, Name, PodTemplate, ReplicaRange, SharedStorage
+
+
+class EngineType(StrEnum):
+    """The program that serves the model."""
+
+    VLLM = "VLLM"
+    REFERENCE = "Reference"
+
+
+class EngineSpec(ApiModel):
+    """The engine of every worker group."""
+
+    type: EngineType = EngineType.VLLM
+    args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = Field(
+        default_factory=list, description="Engine arguments, such as --kv-cache-memory-bytes=64M."
+    )
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+
+
+class WorkerGroup(ApiModel):
+    """Engines of one shape."""
+
+    name: Name
+    template: PodTemplate = Field(default_factory=PodTemplate)
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    replicas: ReplicaRange = Field(default_factory=ReplicaRange)
+
+
+class UpdateStrategy(StrEnum):
+    """Whether engines take new weights in turn or all at once."""
+
+    ROLLING = "Rolling"
+    ALL_AT_ONCE = "AllAtOnce"
+
+
+class InFlight(StrEnum):
+    """What happens to requests that run while an engine loads weights."""
+
+    KEEP_AND_CONTINUE = "KeepAndContinue"
+    ABORT_AND_RESUME = "AbortAndResume"
+    DRAIN = "Drain"
+
+
+class Transport(StrEnum):
+    """How weights travel from trainer to engines."""
+
+    FILESYSTEM = "Filesystem"
+
+
+class WeightsPolicy(ApiModel):
+    """How a new weight version reaches the engines."""
+
+    strategy: UpdateStrategy = UpdateStrategy.ROLLING
+    max_unavailable: CountOrPercent = 1
+    in_flight: InFlight = InFlight.KEEP_AND_CONTINUE
+    drain_seconds: Annotated[int, Field(ge=0, le=86_400)] = 30
+    transport: Transport = Transport.FILESYSTEM
+
+
+class RoutingPolicy(StrEnum):
+    """Which engine a request goes to."""
+
+    PREFIX_AFFINITY = "PrefixAffinity"
+    LEAST_LOADED = "LeastLoaded"
+    ROUND_ROBIN = "RoundRobin"
+
+
+class Routing(ApiModel):
+    """How requests are spread over engines, and how many may wait."""
+
+    policy: RoutingPolicy = RoutingPolicy.LEAST_LOADED
+    max_in_flight_per_engine: Annotated[int, Field(ge=1, le=100_000)] = 256
+    queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
+
+
+class FleetAutoscale(ApiModel):
+    """When engines are added and removed, between the groups' min and max."""
+
+    target_queue: Annotated[int, Field(ge=1, le=100_000, description="Waiting requests per engine that are tolerated.")] = 8
+    target_kv_use_percent: Annotated[int, Field(ge=1, le=100)] = 80
+    scale_up_window: Duration = "30s"
+    scale_down_window: Duration = "5m"
+
+
+class RolloutFleetSpec(ApiModel):
+    """What the user asks for."""
+
+    model: ModelSpec
+    engine: EngineSpec = Field(default_factory=EngineSpec)
+    replicas: Annotated[
+        int,
+        Field(ge=0, le=100_000, description="Pins the number of engines over all groups, filled in the groups' order up to each max."),
+    ] | None = None
+    worker_groups: Annotated[list[WorkerGroup], ListMap("name"), Field(min_length=1, max_length=16)] = Field(
+        default_factory=lambda: [WorkerGroup(name="default")]
+    )
+    weights: WeightsPolicy = Field(default_factory=WeightsPolicy)
+    routing: Routing = Field(default_factory=Routing)
+    autoscale: FleetAutoscale = Field(default_factory=FleetAutoscale)
+    storage: SharedStorage | None = None
+    suspend: bool = False
+
+
+class EnginePhase(StrEnum):
+    """Life of one engine."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    READY = "Ready"
+    UPDATING = "Updating"
+    DRAINING = "Draining"
+    FAILED = "Failed"
+
+
+class EngineStatusEntry(StatusModel):
+    """One engine as the gateway sees it."""
+
+    name: str
+    phase: EnginePhase = EnginePhase.PENDING
+    weight_version: int = -1
+    running: int = 0
+    waiting: int = 0
+    kv_use_percent: int = 0
+
+
+class WeightVersions(StatusModel):
+    """Weight versions over the engines; -1 while none is known."""
+
+    min: int = -1
+    max: int = -1
+    target: int = -1
+
+
+class RolloutFleetStatus(StatusModel):
+    """What is."""
+
+    observed_generation: int = 0
+    replicas: int = 0
+    ready_replicas: int = 0
+    updated_replicas: int = 0
+    desired_replicas: int = 0
+    selector: str = ""
+    engines: Annotated[list[EngineStatusEntry], ListMap("name"), Field(max_length=4096)] = Field(default_factory=list)
+    weight_version: WeightVersions = Field(default_factory=WeightVersions)
+    queued: int = 0
+    endpoint: str = ""
+    conditions: Annotated[list[Condition], ListMap("type"), Field(max_length=16)] = Field(default_factory=list)
+
+
+class RolloutFleet(ApiModel):
+    """Inference engines behind one gateway; a trainer changes their weights while they serve."""
+
+    resource: ClassVar[Resource] = Resource(
+        kind="RolloutFleet",
+        plural="rolloutfleets",
+        singular="rolloutfleet",
+        short_names=("fleet",),
+        categories=("shoal",),
+        columns=(
+            Column("Desired", ".status.desiredReplicas", "integer"),
+            Column("Ready", ".status.readyReplicas", "integer"),
+            Column("Version", ".status.weightVersion.min", "integer"),
+            Column("Target", ".status.weightVersion.target", "integer"),
+            Column("Queued", ".status.queued", "integer"),
+            Column("Available", '.status.conditions[?(@.type=="Available")].status'),
+            Column("Reason", '.status.conditions[?(@.type=="Available")].reason', priority=1),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        scale=Scale(".spec.replicas", ".status.replicas", ".status.selector"),
+    )
+
+    spec: RolloutFleetSpec
+    status: RolloutFleetStatus = Field(default_factory=RolloutFleetStatus)

@@ -1,0 +1,83 @@
+"""What a plan asks the controller to do. Order matters: actions are applied from first to last."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Server-side apply of a shared child (Service, Secret, an owned custom resource)."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class CreatePod:
+    """Creation of one pod; `role` names the expectation it is counted under."""
+
+    role: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class DeletePod:
+    """Deletion of exactly this pod (never of a later one of the same name)."""
+
+    role: str
+    name: str
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RetireMember:
+    """Take a member's slots out of service by compare-and-set, then delete its pod; loses against a concurrent lease."""
+
+    name: str
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DrainEngine:
+    """Let an engine finish or hand over its requests, then delete its pod."""
+
+    name: str
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DeleteSelf:
+    """Deletion of the custom resource itself (time to live after the end)."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes Event on the resource; written on transitions only."""
+
+    type: str
+    reason: str
+    message: str
+
+
+Action = Apply | CreatePod | DeletePod | RetireMember | DrainEngine | DeleteSelf | Event
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything one pass decided.
+
+    Args:
+        actions: effects, in order.
+        status: the resource's whole status as plain JSON; written only when it differs from what is stored.
+        requeue_after: seconds until the next look if nothing happens before; None for never.
+        memory: what the next pass of the same process may want to know; losing it must cost time only.
+    """
+
+    actions: tuple[Action, ...] = ()
+    status: Manifest = field(default_factory=dict)
+    requeue_after: float | None = None
+    memory: Any = None

@@ -1,0 +1,194 @@
+"""RolloutFleet: how many engines, which to create, which to drain, and what to tell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.v1alpha1.common import resolve_count
+from shoal.api.v1alpha1.rolloutfleet import (
+    EngineStatusEntry,
+    RolloutFleetSpec,
+    RolloutFleetStatus,
+    WeightVersions,
+    WorkerGroup,
+)
+from shoal.planner import conditions, health, sizing
+from shoal.planner.actions import Action, CreatePod, DeletePod, DrainEngine, Manifest, Plan
+from shoal.planner.conditions import Verdict
+from shoal.planner.observed import Expected, PodView, Reading
+from shoal.planner.podset import Limits, plan_podset
+from shoal.planner.pool import SETTLE_SECONDS, changed_children
+from shoal.planner.singleton import plan_singleton
+
+
+@dataclass(frozen=True)
+class FleetReading:
+    """What the gateway reports."""
+
+    engines: Mapping[str, EngineStatusEntry] = field(default_factory=dict)
+    versions: WeightVersions = field(default_factory=WeightVersions)
+    queued: int = 0
+    update_error: str = ""
+
+
+@dataclass(frozen=True)
+class FleetObserved:
+    """Everything a pass over one fleet sees."""
+
+    generation: int
+    status: RolloutFleetStatus
+    pods: Sequence[PodView]
+    children: Mapping[tuple[str, str], str]
+    expected: Expected
+    gateway: Reading[FleetReading]
+
+
+@dataclass(frozen=True)
+class FleetDesired:
+    """The objects that builders made for this fleet.
+
+    Args:
+        children: Services and Secrets, applied when their hash differs.
+        gateway: the gateway's pod.
+        engines: worker group name -> engine pod.
+        selector: label selector of the engines, for the scale subresource.
+        endpoint: URL of the gateway.
+    """
+
+    children: Sequence[Manifest]
+    gateway: Manifest
+    engines: Mapping[str, Manifest]
+    selector: str
+    endpoint: str
+
+
+def plan_fleet(
+    spec: RolloutFleetSpec, desired: FleetDesired, observed: FleetObserved, memory: sizing.ScaleMemory, now: float
+) -> Plan:
+    """One pass over a fleet.
+
+    Args:
+        spec: what the user asks for.
+        desired: the built objects.
+        observed: the cache's view and the gateway's report.
+        memory: autoscale timers; losing them (a restart) only delays a change of size.
+        now: seconds since the epoch.
+    """
+    actions: list[Action] = list(changed_children(desired.children, observed.children))
+    gateways = [pod for pod in observed.pods if pod.role == Role.GATEWAY]
+    actions += plan_singleton(Role.GATEWAY, gateways, desired.gateway, observed.expected, wanted=not spec.suspend)
+    counts, memory = _counts(spec, observed, memory, now)
+    partial = False
+    for group in spec.worker_groups:
+        group_actions, held = _plan_group(spec, group, counts[group.name], desired.engines[group.name], observed)
+        actions += group_actions
+        partial |= held
+    named = {group.name for group in spec.worker_groups}
+    gone = [pod for pod in observed.pods if pod.role == Role.ENGINE and pod.group not in named and not pod.deleting]
+    actions += [DrainEngine(pod.name, pod.uid, "WorkerGroupRemoved") for pod in gone]
+    status = _status(spec, desired, observed, counts, now)
+    actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
+    moving = partial or gone or status.replicas != status.desired_replicas or memory != sizing.ScaleMemory()
+    return Plan(tuple(actions), status.to_json(), SETTLE_SECONDS if moving else None, memory)
+
+
+def expectation(group: str) -> str:
+    """The expectation that a worker group's creations are counted under."""
+    return f"{Role.ENGINE}/{group}"
+
+
+def _counts(
+    spec: RolloutFleetSpec, observed: FleetObserved, memory: sizing.ScaleMemory, now: float
+) -> tuple[dict[str, int], sizing.ScaleMemory]:
+    names = [group.name for group in spec.worker_groups]
+    if spec.suspend:
+        return dict.fromkeys(names, 0), sizing.ScaleMemory()
+    low = sum(group.replicas.min for group in spec.worker_groups)
+    high = sum(group.replicas.max for group in spec.worker_groups)
+    if spec.replicas is not None:
+        return dict(zip(names, sizing.engines_per_group(spec.worker_groups, spec.replicas), strict=True)), sizing.ScaleMemory()
+    engines = [pod for pod in observed.pods if pod.role == Role.ENGINE and not pod.deleting and not pod.finished]
+    current = max(low, len(engines) + sum(observed.expected.creating(expectation(name)) for name in names))
+    total, memory = sizing.settle_engines(current, low, high, _load(observed.gateway), spec.autoscale, memory, now)
+    return dict(zip(names, sizing.engines_per_group(spec.worker_groups, total), strict=True)), memory
+
+
+def _load(gateway: Reading[FleetReading]) -> sizing.FleetLoad | None:
+    if gateway.value is None or not gateway.value.engines:
+        return None
+    engines = list(gateway.value.engines.values())
+    return sizing.FleetLoad(gateway.value.queued, sum(engine.kv_use_percent for engine in engines) / len(engines))
+
+
+def _plan_group(
+    spec: RolloutFleetSpec, group: WorkerGroup, count: int, manifest: Manifest, observed: FleetObserved
+) -> tuple[list[Action], bool]:
+    plan = plan_podset(
+        [pod for pod in observed.pods if pod.role == Role.ENGINE and pod.group == group.name],
+        count,
+        manifest["metadata"]["annotations"][SPEC_HASH],
+        limits=Limits(surge=0, unavailable=max(1, resolve_count(spec.weights.max_unavailable, count, round_up=False))),
+        creating=observed.expected.creating(expectation(group.name)),
+        deletions=observed.expected.deletions,
+        busy=lambda pod: _running(observed.gateway, pod),
+    )
+    actions: list[Action] = []
+    for removal in plan.remove:
+        pod = removal.pod
+        if removal.gracious:
+            actions.append(DrainEngine(pod.name, pod.uid, removal.reason))
+        else:
+            actions.append(DeletePod(expectation(group.name), pod.name, pod.uid, removal.reason))
+    actions += [CreatePod(expectation(group.name), manifest)] * plan.create
+    return actions, plan.partial
+
+
+def _running(gateway: Reading[FleetReading], pod: PodView) -> int:
+    entry = gateway.value.engines.get(pod.name) if gateway.value else None
+    return entry.running + entry.waiting if entry else 0
+
+
+def _status(
+    spec: RolloutFleetSpec, desired: FleetDesired, observed: FleetObserved, counts: Mapping[str, int], now: float
+) -> RolloutFleetStatus:
+    engines = [pod for pod in observed.pods if pod.role == Role.ENGINE and not pod.deleting]
+    hashes = {manifest["metadata"]["annotations"][SPEC_HASH] for manifest in desired.engines.values()}
+    reading = observed.gateway.value or FleetReading()
+    status = RolloutFleetStatus(
+        observed_generation=observed.generation,
+        replicas=len(engines),
+        ready_replicas=sum(1 for pod in engines if pod.ready),
+        updated_replicas=sum(1 for pod in engines if pod.spec_hash in hashes),
+        desired_replicas=sum(counts.values()),
+        selector=desired.selector,
+        engines=sorted((_entry(pod, reading) for pod in engines), key=lambda entry: entry.name),
+        weight_version=reading.versions,
+        queued=reading.queued,
+        endpoint=desired.endpoint,
+    )
+    verdicts = _verdicts(spec, observed, status)
+    return status.model_copy(update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)})
+
+
+def _entry(pod: PodView, reading: FleetReading) -> EngineStatusEntry:
+    return reading.engines.get(pod.name) or EngineStatusEntry(name=pod.name)
+
+
+def _verdicts(spec: RolloutFleetSpec, observed: FleetObserved, status: RolloutFleetStatus) -> list[Verdict]:
+    serving = [entry for entry in status.engines if entry.phase in ("Ready", "Updating")]
+    if spec.suspend:
+        available = Verdict("Available", False, "Suspended", "spec.suspend is true")
+    elif observed.gateway.value is None:
+        available = Verdict("Available", False, "GatewayNotReady", observed.gateway.error or "the gateway has not answered yet")
+    elif not serving and status.desired_replicas > 0:
+        available = Verdict("Available", False, "NoEngineReady", f"0 of {status.desired_replicas} engines serve")
+    else:
+        available = Verdict("Available", True, "Serving", f"{len(serving)} of {status.desired_replicas} engines serve")
+    moving = status.ready_replicas != status.desired_replicas or status.updated_replicas != status.replicas
+    moving |= status.replicas != status.desired_replicas
+    message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
+    progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
+    degraded = health.degraded(observed.pods)
+    if not degraded.status and observed.gateway.value is not None and observed.gateway.value.update_error:
+        degraded = Verdict("Degraded", True, "WeightUpdateFailed", observed.gateway.value.update_error)
+    return [available, progressing, degraded]

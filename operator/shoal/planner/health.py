@@ -1,0 +1,33 @@
+"""What is wrong with a set of pods, in words a person can act on."""
+
+from collections.abc import Iterable
+
+from shoal.planner.conditions import Verdict
+from shoal.planner.observed import PodView
+
+_REASONS = {
+    "ErrImagePull": "ImagePullFailed",
+    "ImagePullBackOff": "ImagePullFailed",
+    "InvalidImageName": "ImagePullFailed",
+    "ErrImageNeverPull": "ImagePullFailed",
+    "CreateContainerConfigError": "ConfigurationMissing",
+    "CreateContainerError": "CannotStart",
+    "RunContainerError": "CannotStart",
+    "OOMKilled": "OutOfMemory",
+}
+
+
+def degraded(pods: Iterable[PodView], *, healthy: str = "AllHealthy") -> Verdict:
+    """The Degraded condition: the first trouble found, with the pod's name and the message it left."""
+    for pod in sorted(pods, key=lambda pod: (pod.role, pod.name)):
+        if pod.deleting:
+            continue
+        if pod.trouble is not None:
+            reason = _REASONS.get(pod.trouble.reason, f"{pod.role.capitalize()}Failed")
+            detail = pod.trouble.message or pod.trouble.reason
+            return Verdict("Degraded", True, reason, f"pod {pod.name}: {detail}")
+        if pod.gated:
+            return Verdict("Degraded", True, "SchedulingGated", f"pod {pod.name} waits for its scheduling gates to be lifted")
+        if pod.unschedulable:
+            return Verdict("Degraded", True, "Unschedulable", f"pod {pod.name}: {pod.unschedulable}")
+    return Verdict("Degraded", False, healthy, "")

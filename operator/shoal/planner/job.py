@@ -1,0 +1,298 @@
+"""RLJob: which children exist in which phase of its life, when it is over, and what to tell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shoal.api.base import Condition
+from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.v1alpha1.rljob import (
+    EvaluationStatus,
+    JobPhase,
+    RewardStatus,
+    RLJobSpec,
+    RLJobStatus,
+    RoleAttempts,
+    StalenessStatus,
+    TrajectoryCounts,
+)
+from shoal.planner import conditions, health
+from shoal.planner.actions import Action, CreatePod, DeletePod, DeleteSelf, Manifest, Plan
+from shoal.planner.conditions import Verdict
+from shoal.planner.observed import Expected, PodView, Reading
+from shoal.planner.podset import Limits, plan_podset, surge_of
+from shoal.planner.pool import SETTLE_SECONDS, changed_children
+from shoal.planner.singleton import plan_singleton
+from shoal.planner.times import parse_timestamp, timestamp
+
+LINGER_SECONDS = 60.0
+"""The data manager outlives its job by this long, so that whoever waited for the end can still read the report."""
+
+
+@dataclass(frozen=True)
+class DependencyView:
+    """A pool or fleet that the job uses; `conditions` is empty until its controller has looked at it."""
+
+    kind: str
+    name: str
+    exists: bool
+    conditions: Sequence[Condition] = ()
+
+    @property
+    def available(self) -> bool:
+        """Whether it serves."""
+        return self.exists and conditions.is_true(self.conditions, "Available")
+
+    @property
+    def trouble(self) -> str:
+        """Its Degraded message, or ""."""
+        for condition in self.conditions:
+            if condition.type == "Degraded" and condition.status == "True":
+                return f"{self.kind} {self.name}: {condition.reason}: {condition.message}"
+        return "" if self.exists else f"{self.kind} {self.name} does not exist"
+
+
+@dataclass(frozen=True)
+class JobReading:
+    """What the data manager reports, already as the status carries it."""
+
+    step: int = 0
+    version: int = 0
+    complete: bool = False
+    halted: str = ""
+    reward: RewardStatus = RewardStatus()
+    evaluation: EvaluationStatus = EvaluationStatus()
+    trajectories: TrajectoryCounts = TrajectoryCounts()
+    staleness: StalenessStatus = StalenessStatus()
+    trajectories_per_minute: str = ""
+
+
+@dataclass(frozen=True)
+class JobObserved:
+    """Everything a pass over one job sees."""
+
+    generation: int
+    created_at: float
+    status: RLJobStatus
+    pods: Sequence[PodView]
+    children: Mapping[tuple[str, str], str]
+    expected: Expected
+    fleet: DependencyView
+    environments: Sequence[DependencyView]
+    data: Reading[JobReading]
+
+
+@dataclass(frozen=True)
+class JobDesired:
+    """The objects that builders made for this job.
+
+    Args:
+        children: Services, Secrets and owned pools and fleets while the job runs.
+        resting: the same while it is suspended or over (owned pools and fleets suspended).
+        data, trainer, agent: the roles' pods.
+        agents: how many agent pods.
+    """
+
+    children: Sequence[Manifest]
+    resting: Sequence[Manifest]
+    data: Manifest
+    trainer: Manifest
+    agent: Manifest
+    agents: int
+
+
+def plan_job(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, now: float) -> Plan:
+    """One pass over a job; `now` in seconds since the epoch."""
+    over = _ended(observed.status)
+    verdicts = over or _end_of(spec, observed, now)
+    running = not verdicts and not spec.suspend
+    actions: list[Action] = list(changed_children(desired.children if running else desired.resting, observed.children))
+    ended_at = _ended_at(observed.status, now) if verdicts else None
+    actions += _pod_actions(spec, desired, observed, running, ended_at, now)
+    status = _status(spec, desired, observed, verdicts, now)
+    actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Failed", "Degraded"}))
+    if ended_at is not None and spec.ttl_seconds_after_finished is not None:
+        if now >= ended_at + spec.ttl_seconds_after_finished:
+            actions.append(DeleteSelf())
+    return Plan(tuple(actions), status.to_json(), _requeue(spec, observed, status, ended_at, now))
+
+
+def _ended(status: RLJobStatus) -> list[Verdict]:
+    """The verdict of an earlier pass; an ended job never starts again."""
+    for condition in status.conditions:
+        if condition.type in ("Complete", "Failed") and condition.status == "True":
+            return [Verdict(condition.type, True, condition.reason, condition.message)]
+    return []
+
+
+def _end_of(spec: RLJobSpec, observed: JobObserved, now: float) -> list[Verdict]:
+    """Complete, or the first reason to fail; empty while the job goes on."""
+    reading = observed.data.value
+    if reading is not None and reading.complete:
+        return [Verdict("Complete", True, "Finished", f"step {reading.step}, weight version {reading.version}")]
+    if reading is not None and reading.halted:
+        return [Verdict("Failed", True, "TooManyFaults", reading.halted)]
+    started = parse_timestamp(observed.status.start_time) if observed.status.start_time else now
+    if spec.active_deadline_seconds is not None and now >= started + spec.active_deadline_seconds and not spec.suspend:
+        return [Verdict("Failed", True, "DeadlineExceeded", f"active for more than {spec.active_deadline_seconds} s")]
+    attempts = _attempts(observed)
+    for role, limit in (("trainer", spec.backoff_limit.trainer), ("data", spec.backoff_limit.data), ("agents", spec.backoff_limit.agents)):
+        count = getattr(attempts, role)
+        if count > limit:
+            last = health.degraded([pod for pod in observed.pods if pod.role in (role, role.removesuffix("s"))])
+            return [Verdict("Failed", True, "BackoffLimitExceeded", f"{role} failed {count} times; {last.message}")]
+    return []
+
+
+def _attempts(observed: JobObserved) -> RoleAttempts:
+    """Failures per role: restarts of the pods that exist, never fewer than were counted before."""
+
+    def failures(role: str, before: int) -> int:
+        pods = [pod for pod in observed.pods if pod.role == role]
+        return max(before, sum(pod.restarts + int(pod.phase == "Failed") for pod in pods))
+
+    old = observed.status.attempts
+    return RoleAttempts(
+        trainer=failures(Role.TRAINER, old.trainer), data=failures(Role.DATA, old.data), agents=failures(Role.AGENT, old.agents)
+    )
+
+
+def _pod_actions(
+    spec: RLJobSpec, desired: JobDesired, observed: JobObserved, running: bool, ended_at: float | None, now: float
+) -> list[Action]:
+    def of(role: str) -> list[PodView]:
+        return [pod for pod in observed.pods if pod.role == role]
+
+    lingering = ended_at is not None and now < ended_at + LINGER_SECONDS
+    actions = plan_singleton(Role.DATA, of(Role.DATA), desired.data, observed.expected, wanted=running or lingering)
+    answers = observed.data.value is not None
+    trains = running and answers and observed.fleet.exists
+    actions += plan_singleton(Role.TRAINER, of(Role.TRAINER), desired.trainer, observed.expected, wanted=trains, keep_finished=True)
+    works = running and answers and observed.fleet.exists and all(pool.exists for pool in observed.environments)
+    return actions + _agent_actions(desired, of(Role.AGENT), desired.agents if works else 0, observed.expected)
+
+
+def _agent_actions(desired: JobDesired, pods: list[PodView], count: int, expected: Expected) -> list[Action]:
+    plan = plan_podset(
+        pods,
+        count,
+        desired.agent["metadata"]["annotations"][SPEC_HASH],
+        limits=Limits(surge=surge_of(count), unavailable=0),
+        creating=expected.creating(Role.AGENT),
+        deletions=expected.deletions,
+    )
+    actions: list[Action] = [
+        DeletePod(Role.AGENT, removal.pod.name, removal.pod.uid, removal.reason) for removal in plan.remove
+    ]
+    return actions + [CreatePod(Role.AGENT, desired.agent)] * plan.create
+
+
+def _ended_at(status: RLJobStatus, now: float) -> float:
+    return parse_timestamp(status.completion_time) if status.completion_time else now
+
+
+def _status(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, end: list[Verdict], now: float) -> RLJobStatus:
+    old = observed.status
+    reading = observed.data.value
+    verdicts = _verdicts(spec, observed, end)
+    status = RLJobStatus(
+        observed_generation=observed.generation,
+        phase=_phase(spec, observed, end),
+        step=reading.step if reading else old.step,
+        steps=spec.trainer.steps,
+        weight_version=reading.version if reading else old.weight_version,
+        reward=reading.reward if reading else old.reward,
+        evaluation=reading.evaluation if reading else old.evaluation,
+        trajectories=reading.trajectories if reading else old.trajectories,
+        staleness=reading.staleness if reading else old.staleness,
+        trajectories_per_minute=reading.trajectories_per_minute if reading else old.trajectories_per_minute,
+        attempts=_attempts(observed),
+        start_time=None if spec.suspend else old.start_time or timestamp(now),
+        completion_time=timestamp(_ended_at(old, now)) if end else None,
+    )
+    return status.model_copy(update={"conditions": conditions.merge(old.conditions, verdicts, observed.generation, now)})
+
+
+def _phase(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> JobPhase:
+    if end:
+        return JobPhase.COMPLETE if end[0].type == "Complete" else JobPhase.FAILED
+    if spec.suspend:
+        return JobPhase.SUSPENDED
+    roles_ready = {pod.role for pod in observed.pods if pod.ready and not pod.deleting}
+    planes = observed.fleet.available and all(pool.available for pool in observed.environments)
+    if planes and {Role.DATA, Role.AGENT, Role.TRAINER} <= roles_ready:
+        return JobPhase.RUNNING
+    return JobPhase.STARTING if observed.pods else JobPhase.PENDING
+
+
+def _verdicts(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> list[Verdict]:
+    suspended = spec.suspend and not end
+    trainer = [pod for pod in observed.pods if pod.role == Role.TRAINER and not pod.deleting]
+    ready = any(pod.ready for pod in trainer)
+    verdicts = [
+        Verdict("Suspended", suspended, "SuspendedByUser" if suspended else "NotSuspended"),
+        _environments_ready(observed),
+        _dependency_ready("FleetReady", observed.fleet),
+        Verdict("TrainerReady", ready, "Training" if ready else "NotReady", "" if ready else "no trainer pod is ready"),
+        _degraded(observed, end),
+    ]
+    if end:
+        done = end[0].type == "Complete"
+        verdicts += [
+            Verdict("Progressing", False, end[0].reason, end[0].message),
+            Verdict("Complete", done, end[0].reason, end[0].message if done else ""),
+            Verdict("Failed", not done, end[0].reason, "" if done else end[0].message),
+        ]
+    else:
+        moving = _phase(spec, observed, end) == JobPhase.RUNNING
+        reason = "Suspended" if suspended else "Training" if moving else "Waiting"
+        verdicts.append(Verdict("Progressing", moving, reason, "" if moving else _waiting_for(observed)))
+        verdicts += [Verdict("Complete", False, "NotFinished"), Verdict("Failed", False, "NotFailed")]
+    return verdicts
+
+
+def _environments_ready(observed: JobObserved) -> Verdict:
+    for pool in observed.environments:
+        if not pool.available:
+            return _dependency_ready("EnvironmentsReady", pool)
+    return Verdict("EnvironmentsReady", True, "Available", f"{len(observed.environments)} pools serve")
+
+
+def _dependency_ready(type_: str, dependency: DependencyView) -> Verdict:
+    if dependency.available:
+        return Verdict(type_, True, "Available", f"{dependency.kind} {dependency.name} serves")
+    reason = "NotAvailable" if dependency.exists else "NotFound"
+    return Verdict(type_, False, reason, dependency.trouble or f"{dependency.kind} {dependency.name} does not serve yet")
+
+
+def _degraded(observed: JobObserved, end: list[Verdict]) -> Verdict:
+    if end:
+        return Verdict("Degraded", False, "Ended")
+    own = health.degraded(observed.pods)
+    if own.status:
+        return own
+    for dependency in (observed.fleet, *observed.environments):
+        if dependency.trouble:
+            return Verdict("Degraded", True, "DependencyDegraded", dependency.trouble)
+    return own
+
+
+def _waiting_for(observed: JobObserved) -> str:
+    missing = [f"{view.kind} {view.name}" for view in (observed.fleet, *observed.environments) if not view.available]
+    ready = {pod.role for pod in observed.pods if pod.ready}
+    missing += [role for role in (Role.DATA, Role.TRAINER, Role.AGENT) if role not in ready]
+    return f"waiting for {', '.join(missing)}" if missing else ""
+
+
+def _requeue(spec: RLJobSpec, observed: JobObserved, status: RLJobStatus, ended_at: float | None, now: float) -> float | None:
+    """Seconds until the next deadline of this job; events and readings wake it before."""
+    deadlines = []
+    if ended_at is not None:
+        deadlines.append(ended_at + LINGER_SECONDS)
+        if spec.ttl_seconds_after_finished is not None:
+            deadlines.append(ended_at + spec.ttl_seconds_after_finished)
+    elif spec.active_deadline_seconds is not None and status.start_time is not None and not spec.suspend:
+        deadlines.append(parse_timestamp(status.start_time) + spec.active_deadline_seconds)
+    elif status.phase in (JobPhase.PENDING, JobPhase.STARTING):
+        deadlines.append(now + SETTLE_SECONDS)
+    later = [deadline - now for deadline in deadlines if deadline > now]
+    return max(0.1, min(later)) if later else None

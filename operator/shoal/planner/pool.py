@@ -1,0 +1,278 @@
+"""EnvironmentPool: how many members, which to create, which to retire, and what to tell."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.v1alpha1.common import seconds
+from shoal.api.v1alpha1.environmentpool import (
+    EnvironmentPoolSpec,
+    EnvironmentPoolStatus,
+    LeaseLatency,
+    SlotCounts,
+    VariantStatus,
+)
+from shoal.planner import conditions, health, sizing
+from shoal.planner.actions import Action, Apply, CreatePod, DeletePod, Manifest, Plan, RetireMember
+from shoal.planner.conditions import Verdict
+from shoal.planner.observed import Expected, PodView, Reading
+from shoal.planner.podset import Limits, PodSetPlan, plan_podset, surge_of
+from shoal.planner.singleton import plan_singleton
+
+SETTLE_SECONDS = 1.0
+"""Look again this soon while a pass was partial or pods are changing; a lost event must not stall a fill."""
+
+
+@dataclass(frozen=True)
+class MemberSlots:
+    """One member's slots, as the broker reports them."""
+
+    leased: int = 0
+    free: int = 0
+    quarantined: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class PoolReading:
+    """What the broker reports. Latencies in seconds."""
+
+    members: Mapping[str, MemberSlots] = field(default_factory=dict)
+    queued: Mapping[str, int] = field(default_factory=dict)
+    p50: float = 0.0
+    p99: float = 0.0
+
+
+@dataclass(frozen=True)
+class PoolObserved:
+    """Everything a pass over one pool sees."""
+
+    generation: int
+    status: EnvironmentPoolStatus
+    pods: Sequence[PodView]
+    children: Mapping[tuple[str, str], str]
+    expected: Expected
+    broker: Reading[PoolReading]
+
+
+@dataclass(frozen=True)
+class PoolDesired:
+    """The objects that builders made for this pool.
+
+    Args:
+        children: Services and Secrets, applied when their hash differs.
+        broker: the broker's pod.
+        members: variant name -> member pod; the pool without variants has the one variant "".
+        selector: label selector of the members, for the scale subresource.
+        endpoint: URL of the broker.
+    """
+
+    children: Sequence[Manifest]
+    broker: Manifest
+    members: Mapping[str, Manifest]
+    selector: str
+    endpoint: str
+
+
+def plan_pool(
+    spec: EnvironmentPoolSpec, desired: PoolDesired, observed: PoolObserved, memory: dict[str, sizing.ScaleMemory], now: float
+) -> Plan:
+    """One pass over a pool.
+
+    Args:
+        spec: what the user asks for.
+        desired: the built objects.
+        observed: the cache's view and the broker's report.
+        memory: scale-down timers by variant; losing them (a restart) only delays shrinking.
+        now: seconds since the epoch.
+    """
+    actions: list[Action] = list(changed_children(desired.children, observed.children))
+    broker_pods = [pod for pod in observed.pods if pod.role == Role.BROKER]
+    actions += plan_singleton(Role.BROKER, broker_pods, desired.broker, observed.expected, wanted=not spec.suspend)
+    counts, memory, wake = _counts(spec, list(desired.members), observed, memory, now)
+    partial = False
+    for variant, manifest in desired.members.items():
+        pods = _members_of(observed.pods, variant)
+        plan = _plan_members(spec, pods, counts[variant], manifest, variant, observed, now)
+        actions += _member_actions(plan, manifest, variant)
+        partial |= plan.partial
+    gone = [pod for pod in observed.pods if pod.role == Role.ENVIRONMENT and pod.group not in desired.members and not pod.deleting]
+    actions += [RetireMember(pod.name, pod.uid, "VariantRemoved") for pod in gone]
+    status = _status(spec, desired, observed, counts, now)
+    actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
+    requeue = SETTLE_SECONDS if partial or status.replicas != status.desired_replicas or gone else wake
+    return Plan(tuple(actions), status.to_json(), _soonest(requeue, _next_age(spec, observed.pods, now)), memory)
+
+
+def changed_children(children: Sequence[Manifest], present: Mapping[tuple[str, str], str]) -> list[Apply]:
+    """The children whose hash is not the stored one."""
+    changed = []
+    for child in children:
+        digest = child["metadata"].get("annotations", {}).get(SPEC_HASH, "")
+        if present.get((child["kind"], child["metadata"]["name"])) != digest:
+            changed.append(Apply(child))
+    return changed
+
+
+def expectation(variant: str) -> str:
+    """The expectation that a variant's creations are counted under."""
+    return f"{Role.ENVIRONMENT}/{variant}"
+
+
+def _members_of(pods: Sequence[PodView], variant: str) -> list[PodView]:
+    return [pod for pod in pods if pod.role == Role.ENVIRONMENT and pod.group == variant]
+
+
+def _counts(
+    spec: EnvironmentPoolSpec, variants: list[str], observed: PoolObserved, memory: dict[str, sizing.ScaleMemory], now: float
+) -> tuple[dict[str, int], dict[str, sizing.ScaleMemory], float | None]:
+    """Members per variant, timers, and when the next timer fires."""
+    if spec.suspend:
+        return dict.fromkeys(variants, 0), {}, None
+    weights = _weights(spec, variants)
+    if spec.replicas is not None:
+        return dict(zip(variants, sizing.split_by_weight(spec.replicas, weights), strict=True)), {}, None
+    floors = sizing.split_by_weight(spec.scale.min, weights)
+    ceilings = sizing.split_by_weight(spec.scale.max, weights)
+    counts, kept, wake = {}, {}, None
+    for variant, low, high in zip(variants, floors, ceilings, strict=True):
+        scale = spec.scale.model_copy(update={"min": low, "max": max(low, high)})
+        pods = [pod for pod in _members_of(observed.pods, variant) if not pod.deleting and not pod.finished]
+        current = max(low, min(max(low, high), len(pods) + observed.expected.creating(expectation(variant))))
+        wanted = sizing.demanded_members(_demand(observed.broker, variant, pods), scale, spec.slots_per_member)
+        if observed.broker.value is None:
+            wanted = max(wanted, current)  # without the broker's report nobody knows what is leased: never shrink blindly
+        counts[variant], kept[variant], wait = sizing.settle_members(wanted, current, scale, memory.get(variant, sizing.ScaleMemory()), now)
+        wake = _soonest(wake, wait)
+    return counts, kept, wake
+
+
+def _weights(spec: EnvironmentPoolSpec, variants: list[str]) -> list[int]:
+    by_name = {variant.name: variant.weight for variant in spec.variants}
+    return [by_name.get(variant, 1) for variant in variants]
+
+
+def _demand(broker: Reading[PoolReading], variant: str, pods: Sequence[PodView]) -> sizing.Demand:
+    if broker.value is None:
+        return sizing.Demand()
+    leased = sum(broker.value.members[pod.name].leased for pod in pods if pod.name in broker.value.members)
+    return sizing.Demand(leased, broker.value.queued.get(variant, 0))
+
+
+def _plan_members(
+    spec: EnvironmentPoolSpec, pods: list[PodView], count: int, manifest: Manifest, variant: str, observed: PoolObserved, now: float
+) -> PodSetPlan:
+    refill = max(1, int(spec.scale.refill_rate * SETTLE_SECONDS))
+    return plan_podset(
+        pods,
+        count,
+        manifest["metadata"]["annotations"][SPEC_HASH],
+        limits=Limits(surge=surge_of(count), unavailable=0, max_pending=spec.scale.max_pending, max_creates=refill),
+        creating=observed.expected.creating(expectation(variant)),
+        deletions=observed.expected.deletions,
+        busy=lambda pod: _slots(observed.broker, pod).leased,
+        replace=_replacement_reason(spec, observed.broker, now),
+    )
+
+
+def _slots(broker: Reading[PoolReading], pod: PodView) -> MemberSlots:
+    return MemberSlots() if broker.value is None else broker.value.members.get(pod.name, MemberSlots())
+
+
+def _replacement_reason(spec: EnvironmentPoolSpec, broker: Reading[PoolReading], now: float) -> Callable[[PodView], str]:
+    """Why a member of the current template is replaced all the same: its age, or all its slots in quarantine."""
+
+    def reason(pod: PodView) -> str:
+        if spec.lifecycle.max_age is not None and now - pod.created_at > seconds(spec.lifecycle.max_age):
+            return "MaxAge"
+        slots = _slots(broker, pod)
+        return "Quarantined" if slots.total > 0 and slots.quarantined == slots.total else ""
+
+    return reason
+
+
+def _next_age(spec: EnvironmentPoolSpec, pods: Sequence[PodView], now: float) -> float | None:
+    """Seconds until the next member reaches its greatest age."""
+    if spec.lifecycle.max_age is None:
+        return None
+    limit = seconds(spec.lifecycle.max_age)
+    waits = [pod.created_at + limit - now for pod in pods if pod.role == Role.ENVIRONMENT and not pod.deleting]
+    return max(SETTLE_SECONDS, min(waits)) if waits else None
+
+
+def _member_actions(plan: PodSetPlan, manifest: Manifest, variant: str) -> list[Action]:
+    actions: list[Action] = []
+    for removal in plan.remove:
+        pod = removal.pod
+        if removal.gracious:
+            actions.append(RetireMember(pod.name, pod.uid, removal.reason))
+        else:
+            actions.append(DeletePod(expectation(variant), pod.name, pod.uid, removal.reason))
+    actions += [CreatePod(expectation(variant), manifest)] * plan.create
+    return actions
+
+
+def _status(
+    spec: EnvironmentPoolSpec, desired: PoolDesired, observed: PoolObserved, counts: Mapping[str, int], now: float
+) -> EnvironmentPoolStatus:
+    variants = [_variant_status(spec, observed, name, counts[name]) for name in desired.members]
+    members = [pod for pod in observed.pods if pod.role == Role.ENVIRONMENT and not pod.deleting]
+    hashes = {manifest["metadata"]["annotations"][SPEC_HASH] for manifest in desired.members.values()}
+    reading = observed.broker.value or PoolReading()
+    status = EnvironmentPoolStatus(
+        observed_generation=observed.generation,
+        replicas=len(members),
+        ready_replicas=sum(1 for pod in members if pod.ready),
+        updated_replicas=sum(1 for pod in members if pod.spec_hash in hashes),
+        desired_replicas=sum(counts.values()),
+        selector=desired.selector,
+        slots=_add([variant.slots for variant in variants]),
+        queued=sum(reading.queued.values()),
+        variants=[variant for variant in variants if variant.name],
+        endpoint=desired.endpoint,
+        latency=LeaseLatency(p50=f"{reading.p50:.3f}", p99=f"{reading.p99:.3f}"),
+    )
+    verdicts = _verdicts(spec, observed, status)
+    return status.model_copy(update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)})
+
+
+def _variant_status(spec: EnvironmentPoolSpec, observed: PoolObserved, name: str, count: int) -> VariantStatus:
+    pods = [pod for pod in _members_of(observed.pods, name) if not pod.deleting]
+    slots = [_slots(observed.broker, pod) for pod in pods]
+    known = sum(slot.total for slot in slots)
+    return VariantStatus(
+        name=name,
+        members=len(pods),
+        ready=sum(1 for pod in pods if pod.ready),
+        slots=SlotCounts(
+            total=known,
+            leased=sum(slot.leased for slot in slots),
+            free=sum(slot.free for slot in slots),
+            provisioning=max(0, count * spec.slots_per_member - known),
+            quarantined=sum(slot.quarantined for slot in slots),
+        ),
+    )
+
+
+def _add(counts: Sequence[SlotCounts]) -> SlotCounts:
+    return SlotCounts(**{field: sum(getattr(count, field) for count in counts) for field in SlotCounts.model_fields})
+
+
+def _verdicts(spec: EnvironmentPoolSpec, observed: PoolObserved, status: EnvironmentPoolStatus) -> list[Verdict]:
+    if spec.suspend:
+        available = Verdict("Available", False, "Suspended", "spec.suspend is true")
+    elif observed.broker.value is None:
+        available = Verdict("Available", False, "BrokerNotReady", observed.broker.error or "the broker has not answered yet")
+    elif status.ready_replicas == 0 and status.desired_replicas > 0:
+        available = Verdict("Available", False, "NoMemberReady", f"0 of {status.desired_replicas} members are ready")
+    else:
+        available = Verdict("Available", True, "Serving", f"{status.ready_replicas} of {status.desired_replicas} members are ready")
+    moving = status.replicas != status.desired_replicas or status.updated_replicas != status.replicas
+    moving |= status.ready_replicas != status.replicas
+    message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
+    progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
+    return [available, progressing, health.degraded(observed.pods)]
+
+
+def _soonest(*waits: float | None) -> float | None:
+    return min((wait for wait in waits if wait is not None), default=None)

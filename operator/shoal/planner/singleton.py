@@ -1,0 +1,40 @@
+"""A role that must exist at most once: broker, gateway, data manager, trainer.
+
+Its pod has a fixed name, so that the API server itself refuses a second one; a replacement is created only after the old pod
+is gone. That is what StatefulSet promises, and what a single writer of a database needs.
+"""
+
+from collections.abc import Sequence
+
+from shoal.api.labels import SPEC_HASH
+from shoal.planner.actions import Action, CreatePod, DeletePod, Manifest
+from shoal.planner.observed import Expected, PodView
+
+
+def plan_singleton(
+    role: str, pods: Sequence[PodView], manifest: Manifest, expected: Expected, *, wanted: bool, keep_finished: bool = False
+) -> list[Action]:
+    """At most one action: create the pod, or let an outdated, finished or unwanted one go.
+
+    Args:
+        role: the pod's role, under which its creation is expected.
+        pods: pods of this role and owner.
+        manifest: the pod as it should be.
+        expected: effects that the cache does not show yet.
+        wanted: whether the role should run at all.
+        keep_finished: leave a pod that has succeeded in place (a trainer that is done).
+    """
+    current = manifest["metadata"]["annotations"][SPEC_HASH]
+    if not pods:
+        return [CreatePod(role, manifest)] if wanted and expected.creating(role) == 0 else []
+    actions: list[Action] = []
+    for pod in pods:
+        if pod.deleting or pod.uid in expected.deletions:
+            continue
+        if not wanted:
+            actions.append(DeletePod(role, pod.name, pod.uid, "NotWanted"))
+        elif pod.spec_hash != current:
+            actions.append(DeletePod(role, pod.name, pod.uid, "TemplateChanged"))
+        elif pod.finished and not (keep_finished and pod.phase == "Succeeded"):
+            actions.append(DeletePod(role, pod.name, pod.uid, "Finished"))
+    return actions
