@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kubernetes import Kubernetes, KubernetesServer, ProgramsMissing, find_programs, running_server
+from tests.kubernetes import Kubernetes, KubernetesServer, ProgramsMissingError, find_programs, running_server
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,7 @@ def kubernetes_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube
     """One real kube-apiserver and etcd for the whole session; skips where the programs are absent."""
     try:
         find_programs()
-    except ProgramsMissing as reason:
+    except ProgramsMissingError as reason:
         pytest.skip(str(reason))
     with running_server(tmp_path_factory.mktemp("kubernetes")) as server:
         yield server
@@ -31,6 +31,6 @@ def kubernetes_controllers(kubernetes: Kubernetes) -> Kubernetes:
     """As `kubernetes`, with kube-controller-manager running (garbage collection, namespaces, service accounts)."""
     try:
         kubernetes.server.start_controller_manager()
-    except ProgramsMissing as reason:
+    except ProgramsMissingError as reason:
         pytest.skip(str(reason))
     return kubernetes

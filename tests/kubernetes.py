@@ -33,26 +33,26 @@ PR_SET_PDEATHSIG = 1
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-class ProgramsMissing(Exception):
+class ProgramsMissingError(Exception):
     """The programs are not on this machine; the text says what to set. Tests skip with it."""
 
 
 def find_programs(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder that holds etcd, kube-apiserver and kubectl, or raise `ProgramsMissing`."""
+    """Return the folder that holds etcd, kube-apiserver and kubectl, or raise `ProgramsMissingError`."""
     named = environ.get("KUBEBUILDER_ASSETS")
     if named:
         folder = Path(named)
     else:
         install = _REPOSITORY.parent / "shared" / "kube" / "install"
         if not install.exists():
-            raise ProgramsMissing("set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver and kubectl")
+            raise ProgramsMissingError("set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver and kubectl")
         done = subprocess.run([str(install)], capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise ProgramsMissing(f"{install} failed: {done.stderr.strip()[-300:]}")
+            raise ProgramsMissingError(f"{install} failed: {done.stderr.strip()[-300:]}")
         folder = Path(done.stdout.strip())
     missing = [name for name in ("etcd", "kube-apiserver", "kubectl") if not os.access(folder / name, os.X_OK)]
     if missing:
-        raise ProgramsMissing(f"{folder} has no {', '.join(missing)}")
+        raise ProgramsMissingError(f"{folder} has no {', '.join(missing)}")
     return folder
 
 
@@ -119,7 +119,7 @@ class KubernetesServer:
         if "kube-controller-manager" in self._processes:
             return
         if not os.access(self.programs / "kube-controller-manager", os.X_OK):
-            raise ProgramsMissing(f"{self.programs} has no kube-controller-manager")
+            raise ProgramsMissingError(f"{self.programs} has no kube-controller-manager")
         port = free_ports(1)[0]
         self._spawn("kube-controller-manager", [
             f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--bind-address=127.0.0.1",
@@ -261,7 +261,7 @@ class Kubernetes:
 
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[KubernetesServer]:
-    """Start a server in `folder` for the block; raises `ProgramsMissing` where it cannot."""
+    """Start a server in `folder` for the block; raises `ProgramsMissingError` where it cannot."""
     server = KubernetesServer(programs=find_programs(), folder=folder)
     try:
         server.start()
