@@ -30,7 +30,7 @@ class Role:
 
 
 PORTS = {
-    Role.ENVIRONMENT: 8000,
+    Role.ENVIRONMENT: 8010,
     Role.BROKER: 8001,
     Role.GATEWAY: 8002,
     Role.ENGINE: 8003,
@@ -38,4 +38,7 @@ PORTS = {
     Role.AGENT: 8005,
     Role.TRAINER: 8006,
 }
-"""The port that each role listens on, on its pod's own address."""
+"""The port that each role listens on, on its pod's own address.
+
+A member does not take 8000: that is the port of an OpenEnv image, which may run beside it in the same pod.
+"""

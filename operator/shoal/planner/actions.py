@@ -14,6 +14,13 @@ class Apply:
 
 
 @dataclass(frozen=True)
+class CreateOnce:
+    """Creation of a child that is never changed afterwards (a Secret with a random token); one that exists is kept."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
 class CreatePod:
     """Creation of one pod; `role` names the expectation it is counted under."""
 
@@ -63,7 +70,7 @@ class Event:
     message: str
 
 
-Action = Apply | CreatePod | DeletePod | RetireMember | DrainEngine | DeleteSelf | Event
+Action = Apply | CreateOnce | CreatePod | DeletePod | RetireMember | DrainEngine | DeleteSelf | Event
 
 
 @dataclass(frozen=True)

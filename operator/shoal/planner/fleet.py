@@ -14,10 +14,11 @@ from shoal.api.v1alpha1.rolloutfleet import (
 )
 from shoal.planner import conditions, health, sizing
 from shoal.planner.actions import Action, CreatePod, DeletePod, DrainEngine, Manifest, Plan
+from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, plan_podset
-from shoal.planner.pool import SETTLE_SECONDS, changed_children
+from shoal.planner.pool import SETTLE_SECONDS
 from shoal.planner.singleton import plan_singleton
 
 

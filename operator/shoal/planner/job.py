@@ -1,7 +1,7 @@
 """RLJob: which children exist in which phase of its life, when it is over, and what to tell."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shoal.api.base import Condition
 from shoal.api.labels import SPEC_HASH, Role
@@ -17,10 +17,11 @@ from shoal.api.v1alpha1.rljob import (
 )
 from shoal.planner import conditions, health
 from shoal.planner.actions import Action, CreatePod, DeletePod, DeleteSelf, Manifest, Plan
+from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, plan_podset, surge_of
-from shoal.planner.pool import SETTLE_SECONDS, changed_children
+from shoal.planner.pool import SETTLE_SECONDS
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import parse_timestamp, timestamp
 
@@ -59,10 +60,10 @@ class JobReading:
     version: int = 0
     complete: bool = False
     halted: str = ""
-    reward: RewardStatus = RewardStatus()
-    evaluation: EvaluationStatus = EvaluationStatus()
-    trajectories: TrajectoryCounts = TrajectoryCounts()
-    staleness: StalenessStatus = StalenessStatus()
+    reward: RewardStatus = field(default_factory=RewardStatus)
+    evaluation: EvaluationStatus = field(default_factory=EvaluationStatus)
+    trajectories: TrajectoryCounts = field(default_factory=TrajectoryCounts)
+    staleness: StalenessStatus = field(default_factory=StalenessStatus)
     trajectories_per_minute: str = ""
 
 

@@ -13,7 +13,8 @@ from shoal.api.v1alpha1.environmentpool import (
     VariantStatus,
 )
 from shoal.planner import conditions, health, sizing
-from shoal.planner.actions import Action, Apply, CreatePod, DeletePod, Manifest, Plan, RetireMember
+from shoal.planner.actions import Action, CreatePod, DeletePod, Manifest, Plan, RetireMember
+from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, PodSetPlan, plan_podset, surge_of
@@ -62,7 +63,7 @@ class PoolDesired:
     Args:
         children: Services and Secrets, applied when their hash differs.
         broker: the broker's pod.
-        members: variant name -> member pod; the pool without variants has the one variant "".
+        members: variant name -> member pod; the pool without variants has the one variant `default`.
         selector: label selector of the members, for the scale subresource.
         endpoint: URL of the broker.
     """
@@ -102,16 +103,6 @@ def plan_pool(
     actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
     requeue = SETTLE_SECONDS if partial or status.replicas != status.desired_replicas or gone else wake
     return Plan(tuple(actions), status.to_json(), _soonest(requeue, _next_age(spec, observed.pods, now)), memory)
-
-
-def changed_children(children: Sequence[Manifest], present: Mapping[tuple[str, str], str]) -> list[Apply]:
-    """The children whose hash is not the stored one."""
-    changed = []
-    for child in children:
-        digest = child["metadata"].get("annotations", {}).get(SPEC_HASH, "")
-        if present.get((child["kind"], child["metadata"]["name"])) != digest:
-            changed.append(Apply(child))
-    return changed
 
 
 def expectation(variant: str) -> str:
@@ -228,7 +219,7 @@ def _status(
         selector=desired.selector,
         slots=_add([variant.slots for variant in variants]),
         queued=sum(reading.queued.values()),
-        variants=[variant for variant in variants if variant.name],
+        variants=variants if spec.variants else [],
         endpoint=desired.endpoint,
         latency=LeaseLatency(p50=f"{reading.p50:.3f}", p99=f"{reading.p99:.3f}"),
     )

@@ -1,0 +1,188 @@
+"""Carries out what a plan decided; every write is recorded as expected before it is made."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.builders.owner import Owner
+from shoal.controllers.peers import Peers
+from shoal.engine.clock import Clock
+from shoal.engine.expectations import Expectations
+from shoal.engine.keys import ObjectKey
+from shoal.engine.recorder import EventRecorder
+from shoal.kube.client import KubeClient
+from shoal.kube.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
+from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES, Resource
+from shoal.planner.actions import (
+    Action,
+    Apply,
+    CreateOnce,
+    CreatePod,
+    DeletePod,
+    DeleteSelf,
+    DrainEngine,
+    Event,
+    RetireMember,
+)
+from shoal.planner.observed import Expected
+
+log = logging.getLogger(__name__)
+
+RESOURCES = {
+    resource.kind: resource for resource in (PODS, SERVICES, SECRETS, ENVIRONMENT_POOLS, ROLLOUT_FLEETS, RL_JOBS)
+}
+PARALLEL_WRITES = 32
+"""Writes of one pass in flight at once: enough to fill a pool fast, few enough to leave the API server to others."""
+
+_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
+"""Kubernetes' own alphabet for generated names: no vowels, so that no words appear."""
+
+ExpectedBy = tuple[str, str]
+"""(owner's UID, role): what creations are counted under."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The resource that a pass is about, and where its service answers.
+
+    Args:
+        owner: identity of the resource.
+        resource: its API.
+        service_ip: address of the broker's or gateway's pod, "" while there is none.
+        token: bearer token of the resource's services.
+    """
+
+    owner: Owner
+    resource: Resource
+    service_ip: str = ""
+    token: str = ""
+
+    def reference(self) -> dict[str, str]:
+        """An object reference for Events."""
+        return {
+            "apiVersion": self.resource.api_version,
+            "kind": self.owner.kind,
+            "name": self.owner.name,
+            "namespace": self.owner.namespace,
+            "uid": self.owner.uid,
+        }
+
+
+class Effects:
+    """The thin layer between plans and the API server."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        expectations: Expectations[ExpectedBy],
+        recorder: EventRecorder,
+        peers: Peers,
+        clock: Clock,
+    ) -> None:
+        self._client = client
+        self._expectations = expectations
+        self._recorder = recorder
+        self._peers = peers
+        self._clock = clock
+
+    def expected(self, owner: Owner, roles: Iterable[str]) -> Expected:
+        """What this process asked for on behalf of the owner and its caches do not show yet."""
+        creations: dict[str, int] = {}
+        deletions: set[str] = set()
+        for role in roles:
+            pending = self._expectations.pending((owner.uid, role), self._clock.now())
+            creations[role] = len(pending.creations)
+            deletions |= pending.deletions
+        return Expected(creations, frozenset(deletions))
+
+    async def perform(self, subject: Subject, actions: Iterable[Action]) -> None:
+        """Do everything; shared children first and in order, pods side by side. Raises the first API error at the end."""
+        ordered, parallel = [], []
+        for action in actions:
+            (ordered if isinstance(action, Apply | CreateOnce | Event) else parallel).append(action)
+        for action in ordered:
+            await self._one(subject, action)
+        limit = asyncio.Semaphore(PARALLEL_WRITES)
+
+        async def bounded(action: Action) -> None:
+            async with limit:
+                await self._one(subject, action)
+
+        results = await asyncio.gather(*(bounded(action) for action in parallel), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _one(self, subject: Subject, action: Action) -> None:
+        owner = subject.owner
+        match action:
+            case Apply(manifest):
+                await self._client.apply(RESOURCES[manifest["kind"]], manifest, owner.namespace)
+            case CreateOnce(manifest):
+                await self._create_once(manifest, owner.namespace)
+            case CreatePod(role, manifest):
+                await self._create_pod(owner, role, manifest)
+            case DeletePod(role, name, uid, reason):
+                await self._delete_pod(owner, role, name, uid, reason)
+            case RetireMember(name, uid, reason):
+                if await self._peers.retire_member(subject.service_ip, subject.token, name):
+                    await self._delete_pod(owner, "environment", name, uid, reason)
+            case DrainEngine(name, uid, reason):
+                if await self._peers.drain_engine(subject.service_ip, subject.token, name):
+                    await self._delete_pod(owner, "engine", name, uid, reason)
+            case DeleteSelf():
+                await self._ignore(NotFoundError, lambda: self._client.delete(subject.resource, owner.name, owner.namespace, uid=owner.uid))
+            case Event(type_, reason, message):
+                await self._recorder.record(subject.reference(), type_, reason, message)
+
+    async def _create_once(self, manifest: dict[str, Any], namespace: str) -> None:
+        await self._ignore(AlreadyExistsError, lambda: self._client.create(RESOURCES[manifest["kind"]], manifest, namespace))
+
+    async def _create_pod(self, owner: Owner, role: str, manifest: dict[str, Any]) -> None:
+        named = _named(manifest)
+        key = ObjectKey(owner.namespace, named["metadata"]["name"])
+        self._expectations.expect_creation((owner.uid, role), key, self._clock.now())
+        try:
+            await self._client.create(PODS, named, owner.namespace)
+        except ApiError as error:
+            self._expectations.creation_failed(key, error)
+            if isinstance(error, AlreadyExistsError):
+                return  # an older pod of this name is still there; its deletion wakes this key again
+            await self._recorder.record(_reference(owner), "Warning", "CreateFailed", f"pod of role {role}: {error}")
+            raise
+
+    async def _delete_pod(self, owner: Owner, role: str, name: str, uid: str, reason: str) -> None:
+        self._expectations.expect_deletion((owner.uid, role), uid, self._clock.now())
+        try:
+            await self._client.delete(PODS, name, owner.namespace, uid=uid)
+            log.info("deleted pod %s/%s: %s", owner.namespace, name, reason)
+        except ApiError as error:
+            self._expectations.deletion_failed(uid, error)
+            if not isinstance(error, NotFoundError | ConflictError):  # gone, or another one by now: nothing to delete
+                raise
+
+    @staticmethod
+    async def _ignore(error: type[ApiError], call: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await call()
+        except error:
+            return
+
+
+def _named(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with a fresh name in place of `generateName`, so that its creation can be expected by name."""
+    metadata = dict(manifest["metadata"])
+    prefix = metadata.pop("generateName", None)
+    if prefix is not None:
+        metadata["name"] = prefix + "".join(secrets.choice(_SUFFIX) for _ in range(6))
+    return {**manifest, "metadata": metadata}
+
+
+def _reference(owner: Owner) -> dict[str, str]:
+    return Subject(owner, RESOURCES[owner.kind]).reference()
+
+
+__all__ = ["Effects", "ExpectedBy", "Subject"]

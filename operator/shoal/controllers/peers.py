@@ -1,0 +1,50 @@
+"""The two calls that the operator makes to the data plane: retire a member, drain an engine.
+
+Both go to the service that owns the decision (broker, gateway), so that a lease or a request that arrives at the same moment wins.
+"""
+
+import logging
+
+import aiohttp
+
+from shoal.api.labels import PORTS, Role
+
+log = logging.getLogger(__name__)
+
+CALL_SECONDS = 5.0
+"""A dead service must not hold up a worker; the pass comes again anyway."""
+
+
+class Peers:
+    """Calls to brokers and gateways by pod address; use as an async context manager."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "Peers":
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_SECONDS))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def retire_member(self, broker_ip: str, token: str, member: str) -> bool:
+        """Whether all slots of the member are out of service; False while one is leased or the broker cannot say."""
+        url = f"http://{broker_ip}:{PORTS[Role.BROKER]}/members/{member}:retire"
+        return await self._accepted(url, token, {"slots": "all"})
+
+    async def drain_engine(self, gateway_ip: str, token: str, engine: str) -> bool:
+        """Whether the engine is out of routing and empty; False while it still works or the gateway cannot say."""
+        url = f"http://{gateway_ip}:{PORTS[Role.GATEWAY]}/engines/{engine}:drain"
+        return await self._accepted(url, token, {})
+
+    async def _accepted(self, url: str, token: str, body: dict[str, object]) -> bool:
+        assert self._session is not None, "Peers is used outside its context"
+        try:
+            async with self._session.post(url, json=body, headers={"Authorization": f"Bearer {token}"}) as response:
+                # 404: the service does not know it (any more), so nothing can be lost by deleting its pod.
+                return response.status in (200, 204, 404)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            log.debug("%s: %s", url, error)
+            return False

@@ -1,0 +1,78 @@
+"""What the operator knows of the cluster: one cache per kind, kept by reflectors."""
+
+from base64 import b64decode
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.api.labels import SPEC_HASH, TOKEN_KEY
+from shoal.engine.store import OWNER_UID, Store, by_owner_uid
+from shoal.planner.observed import PodView, view
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A Service or Secret, cut down to what decides whether it is written again."""
+
+    kind: str
+    name: str
+    spec_hash: str
+    token: str = ""
+
+
+def trim_pod(pod: Json) -> PodView:
+    """A pod as plans see it (about a tenth of what the API returns)."""
+    return view(pod)
+
+
+def trim_child(kind: str) -> Any:
+    """The trim function of a kind of child (its list items carry no kind of their own)."""
+
+    def trim(body: Json) -> Child:
+        metadata = body["metadata"]
+        encoded = (body.get("data") or {}).get(TOKEN_KEY, "")
+        digest = (metadata.get("annotations") or {}).get(SPEC_HASH, "")
+        return Child(kind, metadata["name"], digest, b64decode(encoded).decode() if encoded else "")
+
+    return trim
+
+
+def trim_resource(body: Json) -> Json:
+    """A custom resource without its managed fields, which are large and decide nothing."""
+    metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
+    return {**body, "metadata": metadata}
+
+
+class World:
+    """The caches. Pods and children are found by the UID of their owner, never by name alone."""
+
+    def __init__(self) -> None:
+        owned = {OWNER_UID: by_owner_uid}
+        self.pods: Store[PodView] = Store(trim_pod, owned)
+        self.services: Store[Child] = Store(trim_child("Service"), owned)
+        self.secrets: Store[Child] = Store(trim_child("Secret"), owned)
+        self.pools: Store[Json] = Store(trim_resource, owned)
+        self.fleets: Store[Json] = Store(trim_resource, owned)
+        self.jobs: Store[Json] = Store(trim_resource)
+
+    def pods_of(self, uid: str) -> list[PodView]:
+        """Pods that the resource with this UID controls."""
+        return self.pods.by_index(OWNER_UID, uid)
+
+    def children_of(self, uid: str) -> dict[tuple[str, str], str]:
+        """(kind, name) -> hash of the Services, Secrets, pools and fleets that the resource with this UID controls."""
+        children = [*self.services.by_index(OWNER_UID, uid), *self.secrets.by_index(OWNER_UID, uid)]
+        present = {(child.kind, child.name): child.spec_hash for child in children}
+        for kind, store in (("EnvironmentPool", self.pools), ("RolloutFleet", self.fleets)):
+            for body in store.by_index(OWNER_UID, uid):
+                digest = (body["metadata"].get("annotations") or {}).get(SPEC_HASH, "")
+                present[(kind, body["metadata"]["name"])] = digest
+        return present
+
+    def token_of(self, uid: str, secret: str) -> str:
+        """The bearer token in the Secret of this name that the resource controls; "" until it is there."""
+        for child in self.secrets.by_index(OWNER_UID, uid):
+            if child.name == secret:
+                return child.token
+        return ""
