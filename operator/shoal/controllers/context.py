@@ -1,0 +1,62 @@
+"""What every controller works with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from shoal.api.base import Condition
+from shoal.api.labels import PORTS
+from shoal.builders.images import Images
+from shoal.controllers.effects import Effects, Subject
+from shoal.controllers.status import StatusWriter
+from shoal.controllers.world import World
+from shoal.engine.clock import Clock
+from shoal.engine.scrape import Scraper
+from shoal.planner import conditions
+from shoal.planner.conditions import Verdict
+from shoal.planner.observed import PodView
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The operator's parts, as controllers use them."""
+
+    world: World
+    effects: Effects
+    scraper: Scraper[str]
+    status: StatusWriter
+    clock: Clock
+    images: Images
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self.clock.wall().timestamp()
+
+    async def reject(self, subject: Subject, body: Json, error: ValidationError) -> None:
+        """Tell on the object itself that its spec cannot be read (it was stored under another schema)."""
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in ("spec", *first["loc"]))
+        verdict = Verdict("Degraded", True, "InvalidSpec", f"{path}: {first['msg']}")
+        stored = self.status.current(body)
+        old = [Condition.model_validate(each) for each in stored.get("conditions", [])]
+        merged = conditions.merge(old, [verdict], body["metadata"].get("generation", 0), self.now)
+        status = {**stored, "conditions": [condition.to_json() for condition in merged]}
+        await self.effects.perform(subject, conditions.transitions(old, merged, frozenset({"Degraded"})))
+        await self.status.write(subject.resource, body, status)
+
+
+def service_of(pods: list[PodView], role: str) -> PodView | None:
+    """The pod of a singleton role that can be asked: running, with an address, not being deleted."""
+    for pod in pods:
+        if pod.role == role and pod.ip and not pod.deleting and not pod.finished:
+            return pod
+    return None
+
+
+def url_of(pod: PodView) -> str:
+    """Where a pod's service answers."""
+    return f"http://{pod.ip}:{PORTS[pod.role]}"

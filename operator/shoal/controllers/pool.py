@@ -1,0 +1,120 @@
+"""EnvironmentPool: observe, plan, apply, report."""
+
+import secrets
+from typing import Any
+
+from pydantic import ValidationError
+
+from shoal.api.labels import PORTS, Role
+from shoal.api.services.leases import BrokerStatus
+from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus
+from shoal.builders import environment
+from shoal.builders.children import build_service, build_token_secret
+from shoal.builders.owner import Owner
+from shoal.controllers.context import Context, service_of, url_of
+from shoal.controllers.effects import Subject
+from shoal.engine.keys import ObjectKey
+from shoal.engine.manager import Result
+from shoal.engine.scrape import Target
+from shoal.kube.resources import ENVIRONMENT_POOLS
+from shoal.planner.observed import PodView, Reading
+from shoal.planner.pool import MemberSlots, PoolDesired, PoolObserved, PoolReading, expectation, plan_pool
+from shoal.planner.sizing import ScaleMemory
+
+Json = dict[str, Any]
+
+STALE_SECONDS = 15.0
+"""A broker that has not answered for this long is told of as not ready; its last report no longer sizes the pool."""
+
+
+class PoolController:
+    """Reconciles EnvironmentPools."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._memory: dict[str, dict[str, ScaleMemory]] = {}
+
+    async def reconcile(self, key: ObjectKey) -> Result:
+        """One pass over the pool of this key; a pool that is gone needs none, its children are garbage collected."""
+        context = self._context
+        body = context.world.pools.get(key)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            return self._forget(body)
+        owner = environment.pool_owner(key.name, key.namespace, body["metadata"]["uid"])
+        pods = context.world.pods_of(owner.uid)
+        token = context.world.token_of(owner.uid, owner.secret)
+        broker = service_of(pods, Role.BROKER)
+        subject = Subject(owner, ENVIRONMENT_POOLS, broker.ip if broker else "", token)
+        try:
+            spec = EnvironmentPoolSpec.model_validate(body["spec"])
+        except ValidationError as error:
+            await context.reject(subject, body, error)
+            return Result()
+        self._watch_broker(owner.uid, broker, token)
+        desired = build(owner, spec, context, token)
+        observed = self._observe(owner, body, pods, list(desired.members))
+        plan = plan_pool(spec, desired, observed, self._memory.get(owner.uid, {}), context.now)
+        self._memory[owner.uid] = plan.memory
+        await context.status.write(ENVIRONMENT_POOLS, body, plan.status)
+        await context.effects.perform(subject, plan.actions)
+        return Result(plan.requeue_after)
+
+    def _forget(self, body: Json | None) -> Result:
+        if body is not None:
+            uid = body["metadata"]["uid"]
+            self._memory.pop(uid, None)
+            self._context.scraper.set_targets(uid, {})
+        return Result()
+
+    def _watch_broker(self, uid: str, broker: PodView | None, token: str) -> None:
+        targets = {Role.BROKER: Target(url_of(broker), BrokerStatus, token)} if broker and token else {}
+        self._context.scraper.set_targets(uid, targets)
+
+    def _observe(self, owner: Owner, body: Json, pods: list[PodView], variants: list[str]) -> PoolObserved:
+        context = self._context
+        roles = [Role.BROKER, *(expectation(variant) for variant in variants)]
+        return PoolObserved(
+            generation=body["metadata"].get("generation", 0),
+            status=EnvironmentPoolStatus.model_validate(context.status.current(body)),
+            pods=pods,
+            children=context.world.children_of(owner.uid),
+            expected=context.effects.expected(owner, roles),
+            broker=self._reading(owner.uid),
+        )
+
+    def _reading(self, uid: str) -> Reading[PoolReading]:
+        seen = self._context.scraper.get(uid, Role.BROKER)
+        if seen is None or not isinstance(seen.value, BrokerStatus):
+            return Reading(error=seen.error if seen else "")
+        age = seen.age(self._context.clock.now())
+        return Reading(read_broker(seen.value) if age < STALE_SECONDS else None, age, seen.error)
+
+
+def build(owner: Owner, spec: EnvironmentPoolSpec, context: Context, token: str) -> PoolDesired:
+    """Every object of a pool."""
+    return PoolDesired(
+        children=(
+            build_token_secret(owner, token or secrets.token_urlsafe(32)),
+            build_service(owner, Role.BROKER),
+        ),
+        broker=environment.build_broker(owner, spec, context.images),
+        members=environment.build_members(owner, spec, context.images),
+        selector=environment.member_selector(owner.name),
+        endpoint=owner.url(Role.BROKER, PORTS[Role.BROKER]),
+    )
+
+
+def read_broker(status: BrokerStatus) -> PoolReading:
+    """The broker's report as plans see it; requests for any variant are counted with the first one."""
+    members = {
+        member.name: MemberSlots(member.slots.leased, member.slots.free, member.slots.quarantined, member.slots.total)
+        for member in status.members
+        if not member.lost
+    }
+    queued = {name: variant.queued for name, variant in status.variants.items()}
+    if status.queued_any and queued:
+        first = next(iter(queued))
+        queued[first] += status.queued_any
+    elif status.queued_any:
+        queued = {"default": status.queued_any}
+    return PoolReading(members, queued, status.wait_p50, status.wait_p99)

@@ -1,0 +1,146 @@
+"""Plans for pools: life of a pool from nothing to gone, told by small tables."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus
+from shoal.planner.actions import Apply, CreateOnce, CreatePod, DeletePod, Event, Plan, RetireMember
+from shoal.planner.observed import Expected, PodView, Reading, Trouble
+from shoal.planner.pool import MemberSlots, PoolDesired, PoolObserved, PoolReading, expectation, plan_pool
+from shoal.planner.sizing import ScaleMemory
+
+NOW = 1_700_000_000.0
+MEMBER = expectation("default")
+
+
+def manifest(kind: str, name: str, digest: str | None) -> dict[str, Any]:
+    annotations = {} if digest is None else {SPEC_HASH: digest}
+    return {"kind": kind, "metadata": {"name": name, "annotations": annotations}}
+
+
+DESIRED = PoolDesired(
+    children=(manifest("Secret", "p-token", None), manifest("Service", "p-broker", "s1")),
+    broker=manifest("Pod", "p-broker", "b1"),
+    members={"default": manifest("Pod", "p-environment-", "m1")},
+    selector="role=environment",
+    endpoint="http://p-broker:8001",
+)
+CHILDREN = {("Secret", "p-token"): "", ("Service", "p-broker"): "s1"}
+
+
+def spec(**fields: Any) -> EnvironmentPoolSpec:
+    return EnvironmentPoolSpec.model_validate({"environment": {"protocol": "Gymnasium", "entrypoint": "FrozenLake-v1"}, **fields})
+
+
+def member(name: str, **fields: Any) -> PodView:
+    values = {"role": Role.ENVIRONMENT, "spec_hash": "m1", "phase": "Running", "ready": True, "deleting": False, "group": "default"}
+    return PodView(name=name, uid=name, created_at=NOW, **(values | fields))
+
+
+def broker_pod(**fields: Any) -> PodView:
+    return replace(member("p-broker", group=""), role=Role.BROKER, spec_hash="b1", **fields)
+
+
+def observed(
+    pods: list[PodView], reading: PoolReading | None = None, *, expected: Expected | None = None, children: dict[tuple[str, str], str] = CHILDREN
+) -> PoolObserved:
+    return PoolObserved(1, EnvironmentPoolStatus(), pods, children, expected or Expected(), Reading(reading, 0.0))
+
+
+def plan(spec_: EnvironmentPoolSpec, seen: PoolObserved, memory: dict[str, ScaleMemory] | None = None) -> Plan:
+    return plan_pool(spec_, DESIRED, seen, memory or {}, NOW)
+
+
+def of(plan_: Plan, kind: type) -> list[Any]:
+    return [action for action in plan_.actions if isinstance(action, kind)]
+
+
+def condition(plan_: Plan, type_: str) -> dict[str, Any]:
+    (found,) = [each for each in plan_.status["conditions"] if each["type"] == type_]
+    return dict(found)
+
+
+def test_a_new_pool_gets_secret_service_broker_and_members() -> None:
+    result = plan(spec(scale={"min": 2, "buffer": 1}), observed([], children={}))
+    assert len(of(result, CreateOnce)) == 1
+    assert [action.manifest["kind"] for action in of(result, Apply)] == ["Service"]
+    assert [action.role for action in of(result, CreatePod)] == [Role.BROKER, MEMBER, MEMBER]
+    assert condition(result, "Available")["reason"] == "BrokerNotReady"
+
+
+def test_nothing_changes_when_nothing_has_to() -> None:
+    reading = PoolReading({"a": MemberSlots(free=1, total=1)})
+    result = plan(spec(replicas=1), observed([broker_pod(), member("a")], reading))
+    assert [action for action in result.actions if not isinstance(action, Event)] == []
+    assert result.requeue_after is None
+    assert condition(result, "Available")["status"] == "True"
+    assert condition(result, "Progressing")["status"] == "False"
+
+
+def test_demand_grows_the_pool_and_pinned_replicas_do_not_follow_it() -> None:
+    reading = PoolReading({"a": MemberSlots(leased=1, total=1)}, queued={"default": 4})
+    pods = [broker_pod(), member("a")]
+    assert len(of(plan(spec(scale={"max": 10, "buffer": 0}), observed(pods, reading)), CreatePod)) == 4
+    assert of(plan(spec(replicas=1), observed(pods, reading)), CreatePod) == []
+
+
+def test_without_the_brokers_word_a_pool_never_shrinks() -> None:
+    pods = [broker_pod(), *(member(name) for name in "abc")]
+    result = plan(spec(scale={"min": 0, "max": 5, "buffer": 0, "scaleDownDelay": "0s"}), observed(pods))
+    assert of(result, RetireMember) == []
+
+
+def test_shrinks_by_retiring_the_idle_after_the_delay() -> None:
+    reading = PoolReading({"a": MemberSlots(leased=1, total=1), "b": MemberSlots(free=1, total=1)})
+    pods = [broker_pod(), member("a"), member("b")]
+    sized = spec(scale={"max": 5, "buffer": 0, "scaleDownDelay": "10s"})
+    waiting = plan(sized, observed(pods, reading))
+    assert of(waiting, RetireMember) == []
+    assert waiting.requeue_after == pytest.approx(10.0)
+    due = plan(sized, observed(pods, reading), {"default": ScaleMemory(smaller_since=NOW - 10)})
+    assert [action.name for action in of(due, RetireMember)] == ["b"]
+
+
+def test_suspend_lets_everything_go() -> None:
+    reading = PoolReading({"a": MemberSlots(leased=1, total=1)})
+    result = plan(spec(suspend=True), observed([broker_pod(), member("a")], reading))
+    assert [action.name for action in of(result, DeletePod)] == ["p-broker"]
+    assert [action.name for action in of(result, RetireMember)] == ["a"]
+    assert condition(result, "Available")["reason"] == "Suspended"
+
+
+def test_crash_is_told_with_the_pods_own_words() -> None:
+    broken = member("a", ready=False, trouble=Trouble("CrashLoopBackOff", "environment.entrypoint: no module named nope"))
+    result = plan(spec(replicas=1), observed([broker_pod(), broken]))
+    degraded = condition(result, "Degraded")
+    assert degraded["reason"] == "EnvironmentFailed"
+    assert "no module named nope" in degraded["message"]
+    assert "Warning" in [event.type for event in of(result, Event)]
+
+
+def test_members_in_quarantine_are_replaced() -> None:
+    reading = PoolReading({"a": MemberSlots(quarantined=2, total=2), "b": MemberSlots(free=2, total=2)})
+    result = plan(spec(replicas=2, slotsPerMember=2), observed([broker_pod(), member("a"), member("b")], reading))
+    assert len(of(result, CreatePod)) == 1
+
+
+def test_members_older_than_their_age_are_replaced_and_the_next_is_looked_for() -> None:
+    old = member("a")
+    old = replace(old, created_at=NOW - 3600)
+    result = plan(spec(replicas=2, lifecycle={"maxAge": "30m"}), observed([broker_pod(), old, member("b")], PoolReading()))
+    assert len(of(result, CreatePod)) == 1
+    assert result.requeue_after is not None
+
+
+def test_members_of_a_removed_variant_are_retired() -> None:
+    stray = member("x", group="gone")
+    result = plan(spec(replicas=0), observed([broker_pod(), stray], PoolReading()))
+    assert [(action.name, action.reason) for action in of(result, RetireMember)] == [("x", "VariantRemoved")]
+
+
+def test_a_creation_in_flight_is_not_repeated() -> None:
+    result = plan(spec(replicas=3), observed([broker_pod()], PoolReading(), expected=Expected({MEMBER: 3, Role.BROKER: 0})))
+    assert of(result, CreatePod) == []
