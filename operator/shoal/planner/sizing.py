@@ -8,6 +8,10 @@ from shoal.api.v1alpha1.environmentpool import PoolScale
 from shoal.api.v1alpha1.rolloutfleet import FleetAutoscale, WorkerGroup
 
 
+HEADROOM = 0.8
+"""An engine is removed only if the others would then stay this far below the target; otherwise it would come right back."""
+
+
 @dataclass(frozen=True)
 class Demand:
     """Slots that are in use or asked for."""
@@ -96,13 +100,13 @@ def settle_engines(
     if load is None:
         return current, memory
     busy = load.queued > rule.target_queue * max(1, current) or load.kv_use_percent > rule.target_kv_use_percent
-    fits_fewer = load.queued == 0 and load.kv_use_percent * current < rule.target_kv_use_percent * (current - 1) * 0.8
+    fits_fewer = load.queued == 0 and load.kv_use_percent * current < rule.target_kv_use_percent * (current - 1) * HEADROOM
     memory = ScaleMemory(
-        smaller_since=(memory.smaller_since or now) if fits_fewer else None,
-        busier_since=(memory.busier_since or now) if busy else None,
+        smaller_since=(memory.smaller_since or now) if fits_fewer and current > low else None,
+        busier_since=(memory.busier_since or now) if busy and current < high else None,
     )
-    if memory.busier_since is not None and now - memory.busier_since >= seconds(rule.scale_up_window) and current < high:
+    if memory.busier_since is not None and now - memory.busier_since >= seconds(rule.scale_up_window):
         return current + 1, ScaleMemory()
-    if memory.smaller_since is not None and now - memory.smaller_since >= seconds(rule.scale_down_window) and current > low:
+    if memory.smaller_since is not None and now - memory.smaller_since >= seconds(rule.scale_down_window):
         return current - 1, ScaleMemory()
     return current, memory

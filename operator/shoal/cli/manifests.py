@@ -1,0 +1,75 @@
+"""Reads manifests, and changes single fields of them (`--set`)."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shoal.cli.errors import UserError
+
+Json = dict[str, Any]
+
+
+def read_manifests(paths: tuple[Path, ...]) -> list[Json]:
+    """Every document of every file, in order; a folder stands for its .yaml, .yml and .json files.
+
+    Raises `UserError` for a file that cannot be read or is not a list of objects with apiVersion, kind and metadata.name.
+    """
+    documents: list[Json] = []
+    for path in paths:
+        files = sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml", ".json")) if path.is_dir() else [path]
+        for file in files:
+            documents += _read(file)
+    if not documents:
+        raise UserError(f"no manifest in {', '.join(map(str, paths))}")
+    return documents
+
+
+def _read(file: Path) -> list[Json]:
+    try:
+        parsed = [document for document in yaml.safe_load_all(file.read_text()) if document is not None]
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not YAML: {error}") from error
+    for number, document in enumerate(parsed, 1):
+        if not isinstance(document, dict):
+            raise UserError(f"{file}: document {number} is not an object")
+        for field in ("apiVersion", "kind", "metadata"):
+            if field not in document:
+                raise UserError(f"{file}: document {number}: {field} is missing")
+        if not isinstance(document["metadata"], dict) or "name" not in document["metadata"]:
+            raise UserError(f"{file}: document {number}: metadata.name is missing")
+    return parsed
+
+
+def set_field(document: Json, assignment: str) -> None:
+    """Set one field by its path, `spec.trainer.steps=20`; the value is YAML. Raises `UserError` for a path that leads nowhere."""
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set {assignment}: expected PATH=VALUE, such as spec.trainer.steps=20")
+    *parents, last = path.split(".")
+    target: Any = document
+    for part in parents:
+        target = _step(target, part, assignment)
+    value = yaml.safe_load(text)
+    if isinstance(target, list):
+        target[_index(target, last, assignment)] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise UserError(f"--set {assignment}: {'.'.join(parents)} is not an object")
+
+
+def _step(target: Any, part: str, assignment: str) -> Any:
+    if isinstance(target, list):
+        return target[_index(target, part, assignment)]
+    if isinstance(target, dict):
+        return target.setdefault(part, {})
+    raise UserError(f"--set {assignment}: {part} is below a plain value")
+
+
+def _index(target: list[Any], part: str, assignment: str) -> int:
+    if not part.isdigit() or int(part) >= len(target):
+        raise UserError(f"--set {assignment}: {part} is not an index of a list of {len(target)}")
+    return int(part)

@@ -1,0 +1,172 @@
+"""Plans for jobs: from nothing to Complete, and each way to fail."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shoal.api.base import Condition
+from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.v1alpha1.rljob import RLJobSpec, RLJobStatus, RoleAttempts
+from shoal.planner.actions import Apply, CreatePod, DeletePod, DeleteSelf, Event, Plan
+from shoal.planner.job import LINGER_SECONDS, DependencyView, JobDesired, JobObserved, JobReading, plan_job
+from shoal.planner.observed import Expected, PodView, Reading, Trouble
+from shoal.planner.times import timestamp
+
+NOW = 1_700_000_000.0
+
+
+def manifest(name: str, digest: str, kind: str = "Pod") -> dict[str, Any]:
+    return {"kind": kind, "metadata": {"name": name, "annotations": {SPEC_HASH: digest}}}
+
+
+DESIRED = JobDesired(
+    children=(manifest("j-fleet", "up", "RolloutFleet"),),
+    resting=(manifest("j-fleet", "down", "RolloutFleet"),),
+    data=manifest("j-data", "d1"),
+    trainer=manifest("j-trainer", "t1"),
+    agent=manifest("j-agent-", "a1"),
+    agents=2,
+)
+UP = [Condition(type="Available", status="True", reason="Serving", last_transition_time=timestamp(NOW))]
+
+
+def spec(**fields: Any) -> RLJobSpec:
+    base = {
+        "model": {"source": "file:/m"},
+        "fleet": {"ref": {"name": "f"}},
+        "environments": [{"name": "e", "ref": {"name": "p"}}],
+        "trainer": {"steps": 10},
+        "storage": {"hostPath": {"path": "/s"}},
+    }
+    return RLJobSpec.model_validate(base | fields)
+
+
+def pod(name: str, role: str, digest: str, **fields: Any) -> PodView:
+    values = {"phase": "Running", "ready": True, "deleting": False}
+    return PodView(name=name, uid=name, role=role, spec_hash=digest, created_at=NOW, **(values | fields))
+
+
+DATA, TRAINER = pod("j-data", Role.DATA, "d1"), pod("j-trainer", Role.TRAINER, "t1")
+AGENTS = [pod("j-agent-x", Role.AGENT, "a1"), pod("j-agent-y", Role.AGENT, "a1")]
+ALL = [DATA, TRAINER, *AGENTS]
+
+
+def observed(pods: list[PodView], reading: JobReading | None = None, **fields: Any) -> JobObserved:
+    seen = JobObserved(
+        generation=1,
+        created_at=NOW,
+        status=RLJobStatus(),
+        pods=pods,
+        children={("RolloutFleet", "j-fleet"): "up"},
+        expected=Expected(),
+        fleet=DependencyView("RolloutFleet", "f", True, UP),
+        environments=[DependencyView("EnvironmentPool", "p", True, UP)],
+        data=Reading(reading, 0.0),
+    )
+    return replace(seen, **fields)
+
+
+def of(plan: Plan, kind: type) -> list[Any]:
+    return [action for action in plan.actions if isinstance(action, kind)]
+
+
+def conditions(plan: Plan) -> dict[str, tuple[str, str]]:
+    return {each["type"]: (each["status"], each["reason"]) for each in plan.status["conditions"]}
+
+
+def ended(type_: str, since: float = NOW) -> RLJobStatus:
+    condition = Condition(type=type_, status="True", reason="Because", message="so", last_transition_time=timestamp(since))
+    return RLJobStatus(conditions=[condition], completion_time=timestamp(since))
+
+
+def test_the_data_manager_comes_first_and_owned_planes_with_it() -> None:
+    plan = plan_job(spec(), DESIRED, observed([], children={}), NOW)
+    assert [action.manifest["kind"] for action in of(plan, Apply)] == ["RolloutFleet"]
+    assert [action.role for action in of(plan, CreatePod)] == [Role.DATA]
+    assert plan.status["phase"] == "Pending"
+
+
+def test_trainer_and_agents_follow_once_it_answers() -> None:
+    plan = plan_job(spec(), DESIRED, observed([DATA], JobReading()), NOW)
+    assert [action.role for action in of(plan, CreatePod)] == [Role.TRAINER, Role.AGENT, Role.AGENT]
+    assert plan.status["phase"] == "Starting"
+
+
+def test_runs_when_every_plane_does() -> None:
+    plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(step=3, version=3)), NOW)
+    assert (plan.status["phase"], plan.status["step"], plan.status["weightVersion"]) == ("Running", 3, 3)
+    assert conditions(plan)["Progressing"] == ("True", "Training")
+    assert [action for action in plan.actions if not isinstance(action, Event)] == []
+
+
+def test_a_missing_pool_is_named() -> None:
+    missing = [DependencyView("EnvironmentPool", "p", False)]
+    plan = plan_job(spec(), DESIRED, observed([DATA], JobReading(), environments=missing), NOW)
+    assert conditions(plan)["EnvironmentsReady"] == ("False", "NotFound")
+    assert conditions(plan)["Degraded"] == ("True", "DependencyDegraded")
+    assert Role.AGENT not in [action.role for action in of(plan, CreatePod)]
+
+
+def test_complete_stops_agents_and_trainer_and_rests_owned_planes() -> None:
+    plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(step=10, version=10, complete=True)), NOW)
+    assert conditions(plan)["Complete"] == ("True", "Finished")
+    assert {action.name for action in of(plan, DeletePod)} == {"j-trainer", "j-agent-x", "j-agent-y"}
+    assert [action.manifest["metadata"]["annotations"][SPEC_HASH] for action in of(plan, Apply)] == ["down"]
+    assert plan.requeue_after == pytest.approx(LINGER_SECONDS)
+
+
+def test_the_data_manager_lingers_and_then_goes() -> None:
+    resting = {("RolloutFleet", "j-fleet"): "down"}
+    plan = plan_job(spec(), DESIRED, observed([DATA], status=ended("Complete"), children=resting), NOW + LINGER_SECONDS - 1)
+    assert of(plan, DeletePod) == []
+    plan = plan_job(spec(), DESIRED, observed([DATA], status=ended("Complete"), children=resting), NOW + LINGER_SECONDS)
+    assert [action.name for action in of(plan, DeletePod)] == ["j-data"]
+
+
+def test_an_ended_job_never_starts_again() -> None:
+    plan = plan_job(spec(), DESIRED, observed([], JobReading(), status=ended("Failed")), NOW + 1e6)
+    assert of(plan, CreatePod) == []
+    assert plan.status["phase"] == "Failed"
+
+
+def test_time_to_live_deletes_the_job() -> None:
+    seen = observed([], status=ended("Complete"))
+    assert of(plan_job(spec(ttlSecondsAfterFinished=5), DESIRED, seen, NOW + 4), DeleteSelf) == []
+    assert len(of(plan_job(spec(ttlSecondsAfterFinished=5), DESIRED, seen, NOW + 5), DeleteSelf)) == 1
+
+
+def test_deadline_fails_the_job() -> None:
+    status = RLJobStatus(start_time=timestamp(NOW))
+    plan = plan_job(spec(activeDeadlineSeconds=60), DESIRED, observed(ALL, JobReading(), status=status), NOW + 59)
+    assert plan.requeue_after == pytest.approx(1.0)
+    plan = plan_job(spec(activeDeadlineSeconds=60), DESIRED, observed(ALL, JobReading(), status=status), NOW + 60)
+    assert conditions(plan)["Failed"] == ("True", "DeadlineExceeded")
+
+
+def test_too_many_failures_of_a_role_fail_the_job_with_its_last_words() -> None:
+    crashing = replace(TRAINER, ready=False, restarts=3, trouble=Trouble("CrashLoopBackOff", "model.source: no such folder"))
+    plan = plan_job(spec(backoffLimit={"trainer": 2}), DESIRED, observed([DATA, crashing, *AGENTS], JobReading()), NOW)
+    assert conditions(plan)["Failed"] == ("True", "BackoffLimitExceeded")
+    (failed,) = [each for each in plan.status["conditions"] if each["type"] == "Failed"]
+    assert "no such folder" in failed["message"]
+
+
+def test_failures_are_not_forgotten_with_their_pod() -> None:
+    status = RLJobStatus(attempts=RoleAttempts(trainer=2))
+    assert plan_job(spec(), DESIRED, observed(ALL, JobReading(), status=status), NOW).status["attempts"]["trainer"] == 2
+
+
+def test_faults_in_a_row_fail_the_job() -> None:
+    plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(halted="10 environment faults in a row")), NOW)
+    assert conditions(plan)["Failed"] == ("True", "TooManyFaults")
+
+
+def test_suspend_lets_all_pods_go_and_resume_brings_them_back() -> None:
+    suspended = plan_job(spec(suspend=True), DESIRED, observed(ALL, JobReading(step=4)), NOW)
+    assert {action.name for action in of(suspended, DeletePod)} == {each.name for each in ALL}
+    assert suspended.status["phase"] == "Suspended"
+    assert suspended.status["step"] == 4
+    resumed = plan_job(spec(), DESIRED, observed([], children={("RolloutFleet", "j-fleet"): "down"}), NOW)
+    assert [action.role for action in of(resumed, CreatePod)] == [Role.DATA]
+    assert len(of(resumed, Apply)) == 1
