@@ -172,6 +172,10 @@ class Guard:
             raise LeaseLostError("the lease has expired or was released")
         return lease
 
+    def find(self, lease_id: str) -> Held | None:
+        """The lease with this id, when it is not over."""
+        return self._by_id.get(lease_id)
+
     def mark_faulty(self, lease_id: str) -> None:
         """Whatever outcome its holder reports, the lease will end as a fault; nothing when it is over already."""
         lease = self._by_id.get(lease_id)

@@ -1,7 +1,7 @@
 """What every role's process shares: HTTP service, client, configuration, logging, start-up."""
 
 from shoal_workers.service.app import Service, read, reply
-from shoal_workers.service.client import Reply, ServiceClient, backoff
+from shoal_workers.service.client import Reply, ServiceClient, backoff, open_session
 from shoal_workers.service.config import ConfigurationError, Identity, load_config, token
 from shoal_workers.service.launch import launch
 from shoal_workers.service.problems import ProblemError
@@ -17,6 +17,7 @@ __all__ = [
     "backoff",
     "launch",
     "load_config",
+    "open_session",
     "read",
     "reply",
     "run",

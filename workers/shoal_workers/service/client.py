@@ -46,17 +46,24 @@ class ServiceClient:
     An answer of 400 or above raises ProblemError; a service that cannot be reached raises ProblemError `unreachable`
     (status 503), one that does not answer in time `timeout` (status 504). Connection failures before the request was
     sent are retried; a lost answer and 503 are retried only where the call is idempotent. `timeout` is in seconds.
+    `session` (see `open_session`) lets many clients share connections; it is not closed here.
     """
 
     def __init__(
-        self, base_url: str, *, token: str | None = None, timeout: float = 30.0, retries: int = 3, connections: int = 0
+        self,
+        base_url: str,
+        *,
+        token: str | None = None,
+        timeout: float = 30.0,
+        retries: int = 3,
+        session: aiohttp.ClientSession | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._timeout = timeout
         self._retries = retries
-        self._connections = connections
-        self._session: aiohttp.ClientSession | None = None
+        self._session = session
+        self._shared = session is not None
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,7 +75,7 @@ class ServiceClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
+        if self._session is not None and not self._shared:
             await self._session.close()
             self._session = None
 
@@ -125,7 +132,12 @@ class ServiceClient:
         session = self._opened()
         try:
             async with session.request(
-                method, self.base_url + path, data=data, params=params, timeout=aiohttp.ClientTimeout(total=timeout)
+                method,
+                self.base_url + path,
+                data=data,
+                params=params,
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=timeout),
             ) as response:
                 body = await response.read()
                 if response.status >= 400:
@@ -142,13 +154,18 @@ class ServiceClient:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEP_ALIVE_SECONDS),
-                headers={**self._headers, "Content-Type": "application/json"},
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("User-Agent",),
-            )
+            self._session = open_session()
         return self._session
+
+
+def open_session() -> aiohttp.ClientSession:
+    """A session as every Shoal client uses it: keep-alive, no limit on connections, no cookies."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+        headers={"Content-Type": "application/json"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("User-Agent",),
+    )
 
 
 class _UnsentError(ProblemError):

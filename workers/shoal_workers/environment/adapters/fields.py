@@ -1,0 +1,109 @@
+"""Named fields of an observation, and the text made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from shoal_workers.environment.adapters.settings import Settings
+from shoal_workers.environment.render import Template, as_text, unravel
+
+
+class ObservationSettings(Settings):
+    """How an observation is shown.
+
+    Names are given to the numbers in it: `names` for a vector (or, with `shape`, for the coordinates of a flat index);
+    `labels` turns a named number into a word; `attributes` adds fields read from the environment object. `template` is
+    the text of every observation and `first` that of a reset; without one, the fields or the value are written out.
+    Templates may use the names, the environment's own keys, `observation`, `turn`, `task` and `info`.
+    """
+
+    template: str | None = None
+    first: str | None = None
+    shape: list[int] = Field(default_factory=list)
+    names: list[str] = Field(default_factory=list)
+    labels: dict[str, list[str]] = Field(default_factory=dict)
+    attributes: dict[str, str] = Field(default_factory=dict)
+    precision: int = Field(3, ge=0, le=12, description="Decimals of numbers, where no template formats them.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.shape and len(self.names) != len(self.shape):
+            raise ValueError(f"names has {len(self.names)} entries, shape has {len(self.shape)}")
+        for text in (self.template, self.first):
+            if text is not None:
+                Template(text)
+        return self
+
+
+class Renderer:
+    """Makes text and plain data of observations."""
+
+    def __init__(self, settings: ObservationSettings) -> None:
+        self._settings = settings
+        self._template = Template(settings.template) if settings.template is not None else None
+        self._first = Template(settings.first) if settings.first is not None else self._template
+
+    def render(
+        self, environment: Any, value: Any, *, turn: int, task: Mapping[str, Any], info: Mapping[str, Any]
+    ) -> tuple[str, Any]:
+        """The text, and the observation as plain data (with its fields, where it has some)."""
+        data = plain(value)
+        fields = self._fields(environment, data)
+        template = self._first if turn == 0 else self._template
+        if template is not None:
+            return template.fill({"observation": data, **fields, "turn": turn, "task": task, "info": info}), data
+        return self._written_out(fields, data), data
+
+    def _fields(self, environment: Any, data: Any) -> dict[str, Any]:
+        settings = self._settings
+        fields: dict[str, Any] = dict(data) if isinstance(data, Mapping) else {}
+        if settings.names:
+            numbers = unravel(data, settings.shape) if settings.shape else data
+            if not isinstance(numbers, Sequence) or len(numbers) != len(settings.names):
+                raise ValueError(f"names has {len(settings.names)} entries, the observation is {data!r}")
+            fields.update(zip(settings.names, numbers, strict=True))
+        for name, labels in settings.labels.items():
+            if name in fields:
+                fields[name] = labels[int(fields[name])]
+        for name, path in settings.attributes.items():
+            fields[name] = _attribute(environment, path)
+        return fields
+
+    def _written_out(self, fields: Mapping[str, Any], data: Any) -> str:
+        if not fields or isinstance(data, str):
+            return as_text(self._rounded(data))
+        return " ".join(f"{name} {as_text(self._rounded(value))}" for name, value in fields.items())
+
+    def _rounded(self, value: Any) -> Any:
+        if isinstance(value, float):
+            return round(value, self._settings.precision)
+        return [self._rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def plain(value: Any) -> Any:
+    """An observation as Python's own types: numpy arrays become lists, numpy scalars numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    tolist = getattr(value, "tolist", None)
+    return tolist() if callable(tolist) else value
+
+
+def _attribute(environment: Any, path: str) -> Any:
+    target = getattr(environment, "unwrapped", environment)
+    for name in path.split("."):
+        target = getattr(target, name)
+    return grid_text(plain(target() if callable(target) else target))
+
+
+def grid_text(value: Any) -> Any:
+    """A two-dimensional array of characters as lines of text; anything else as it is."""
+    if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
+        rows = [[cell.decode() if isinstance(cell, bytes) else cell for cell in row] for row in value]
+        if all(isinstance(cell, str) for row in rows for cell in row):
+            return "\n".join("".join(row) for row in rows)
+    return value

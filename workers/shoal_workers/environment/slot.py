@@ -1,0 +1,124 @@
+"""One slot: an environment instance on its own thread, watched by a clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any, TypeVar
+
+from shoal_workers.environment.adapter import (
+    Backend,
+    EnvironmentAdapter,
+    GraderError,
+    InvalidActionError,
+    Observation,
+    StartingError,
+    Step,
+)
+from shoal_workers.environment.threads import SlotThread
+from shoal_workers.service.config import ConfigurationError
+
+ResultT = TypeVar("ResultT")
+
+_PASSED_ON = (InvalidActionError, GraderError, StartingError, ConfigurationError)
+
+
+class EnvironmentFailedError(Exception):
+    """The instance broke: `reason` is `exception`, `hung` or `broken` (it broke before)."""
+
+    def __init__(self, detail: str, reason: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class SlotRuntime:
+    """Runs an instance's calls. After a failure every call fails until `make_ready` has built a new instance."""
+
+    def __init__(self, index: int, backend: Backend) -> None:
+        self.index = index
+        self.active_seconds = 0.0
+        self._backend = backend
+        self._adapter: EnvironmentAdapter | None = None
+        self._thread = SlotThread(f"slot-{index}")
+
+    async def reset(self, seed: int | None, task: Mapping[str, Any], timeout: float) -> Observation:
+        """Start an episode."""
+        adapter = self._instance()
+        return await self._run("reset", lambda: adapter.reset(seed, task), timeout)
+
+    async def step(self, action: Mapping[str, Any], timeout: float) -> Step:
+        """Do one action."""
+        adapter = self._instance()
+        return await self._run("step", lambda: adapter.step(action), timeout)
+
+    async def state(self, timeout: float) -> Mapping[str, Any]:
+        """The instance's own state fields."""
+        adapter = self._instance()
+        return await self._run("state", adapter.state, timeout)
+
+    async def make_ready(self, *, rebuild: bool, verify: bool, timeout: float) -> None:
+        """Make the slot fit for a new holder: recycle the instance, or replace it; raises what went wrong."""
+        if rebuild or self._adapter is None:
+            self._discard()
+            self._adapter = await self._run("start", self._backend.create, timeout)
+        else:
+            await self._run("recycle", self._adapter.recycle, timeout)
+        if verify:
+            await self._run("verify", self._instance().verify, timeout)
+
+    def close(self) -> None:
+        """Close the instance and end the thread, without waiting."""
+        self._discard()
+        self._thread.end()
+
+    def _instance(self) -> EnvironmentAdapter:
+        if self._adapter is None:
+            raise EnvironmentFailedError("the environment is broken since an earlier failure", "broken")
+        return self._adapter
+
+    def _discard(self) -> None:
+        adapter, self._adapter = self._adapter, None
+        if adapter is not None:
+            closing = self._thread.submit(_quiet(adapter.close))
+            closing.add_done_callback(lambda done: done.exception())
+
+    async def _run(self, what: str, call: Callable[[], ResultT], timeout: float) -> ResultT:
+        start = perf_counter()
+        future = self._thread.submit(call)
+        try:
+            result, seconds = await asyncio.wait_for(asyncio.shield(future), timeout)
+        except TimeoutError:
+            if future.done():
+                raise self._failed(what, future.exception() or TimeoutError()) from None
+            self.active_seconds += perf_counter() - start
+            self._abandon(future)
+            raise EnvironmentFailedError(f"{what} did not end within {timeout:g} s", "hung") from None
+        except _PASSED_ON:
+            self.active_seconds += perf_counter() - start
+            raise
+        except Exception as error:
+            self.active_seconds += perf_counter() - start
+            raise self._failed(what, error) from error
+        self.active_seconds += seconds
+        return result
+
+    def _failed(self, what: str, error: BaseException) -> EnvironmentFailedError:
+        self._discard()
+        return EnvironmentFailedError(f"{what}: {type(error).__name__}: {error}", "exception")
+
+    def _abandon(self, future: asyncio.Future[Any]) -> None:
+        # A thread cannot be stopped: leave it and its instance behind, and go on with a new one.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._discard()
+        self._thread.end()
+        self._thread = SlotThread(f"slot-{self.index}")
+
+
+def _quiet(call: Callable[[], None]) -> Callable[[], None]:
+    def quietly() -> None:
+        with contextlib.suppress(Exception):
+            call()
+
+    return quietly
