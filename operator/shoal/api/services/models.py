@@ -1,0 +1,209 @@
+"""Model calls and weights: between agents and the gateway, and between the gateway and its engines.
+
+Instants are Unix seconds, durations are seconds, log-probabilities are natural logarithms.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from shoal.api.services.common import Message, Report, VersionSpan
+
+__all__ = [
+    "EnginePhase",
+    "EngineReport",
+    "EngineStatus",
+    "FinishReason",
+    "GatewayEngine",
+    "GatewayStatus",
+    "GenerateRequest",
+    "GenerateResult",
+    "InFlightPolicy",
+    "SamplingParameters",
+    "SessionRecord",
+    "SessionSegment",
+    "VersionSpan",
+    "WeightsLoaded",
+    "WeightsState",
+    "WeightsTarget",
+    "WeightsUpdate",
+]
+
+
+class SamplingParameters(Message):
+    """How tokens are drawn. Temperature 0 means greedy."""
+
+    max_tokens: int = Field(16, ge=1)
+    temperature: float = Field(1.0, ge=0.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int | None = None
+
+
+class GenerateRequest(Message):
+    """Tokens in. `session` keeps the calls of one episode together; `min_version` refuses older weights."""
+
+    request_id: str = Field(min_length=1, max_length=255)
+    session: str = Field("", max_length=255)
+    prompt_token_ids: list[int] = Field(min_length=1)
+    sampling: SamplingParameters = Field(default_factory=SamplingParameters)
+    min_version: int | None = Field(None, ge=0)
+
+
+class FinishReason(StrEnum):
+    """Why generation ended: a stop token, the token limit, or an abort that kept what was there."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+class GenerateResult(Report):
+    """Tokens out.
+
+    `logprobs[i]` is the log-probability of `token_ids[i]` under the raw distribution (temperature 1) of the weights that sampled
+    it; `versions` cover the output tokens without gaps.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    versions: list[VersionSpan]
+    finish_reason: FinishReason
+    engine: str = ""
+
+
+class AbortRequest(Message):
+    """Abort these requests, or all; their callers get what was generated so far."""
+
+    request_ids: list[str] | None = None
+
+
+class InFlightPolicy(StrEnum):
+    """What happens to running requests while weights are loaded."""
+
+    KEEP_AND_CONTINUE = "KeepAndContinue"
+    ABORT_AND_RESUME = "AbortAndResume"
+    DRAIN = "Drain"
+
+
+class WeightsTarget(Message):
+    """A published weight version: a folder of safetensors with a manifest whose SHA-256 is `checksum` ("" is not checked)."""
+
+    version: int = Field(ge=0)
+    path: str = Field(min_length=1)
+    checksum: str = ""
+
+
+class WeightsUpdate(WeightsTarget):
+    """Gateway to engine: load these weights in place."""
+
+    in_flight: InFlightPolicy = InFlightPolicy.KEEP_AND_CONTINUE
+    drain_seconds: float = Field(30.0, ge=0)
+
+
+class WeightsLoaded(Report):
+    """The engine serves `version` now; `probe_error` is the difference of the probe's log-probs, None where not measured."""
+
+    version: int
+    seconds: float
+    probe_error: float | None = None
+
+
+class EnginePhase(StrEnum):
+    """Life of one engine."""
+
+    STARTING = "Starting"
+    READY = "Ready"
+    UPDATING = "Updating"
+    DRAINING = "Draining"
+    FAILED = "Failed"
+
+
+class EngineStatus(Report):
+    """An engine's own view. `busy_seconds`: time with a request executing; `kv_use` is a fraction."""
+
+    name: str = ""
+    phase: EnginePhase = EnginePhase.STARTING
+    weight_version: int = 0
+    running: int = 0
+    waiting: int = 0
+    kv_use: float = 0.0
+    busy_seconds: float = 0.0
+    uptime_seconds: float = 0.0
+    generated_tokens: int = 0
+    requests: int = 0
+    detail: str = ""
+
+
+class EngineReport(Report):
+    """An engine's registration with its gateway, every second and on change."""
+
+    name: str
+    uid: str
+    url: str
+    status: EngineStatus
+
+
+class WeightsState(Report):
+    """The newest target, and each engine's version."""
+
+    target: WeightsTarget | None = None
+    engines: dict[str, int] = Field(default_factory=dict)
+
+
+class GatewayEngine(Report):
+    """One engine as the gateway sees it; `routed`: requests go to it; `age`: seconds since its last report."""
+
+    name: str
+    url: str
+    phase: EnginePhase
+    weight_version: int
+    running: int
+    waiting: int
+    kv_use: float
+    routed: bool
+    age: float
+    busy_seconds: float = 0.0
+    uptime_seconds: float = 0.0
+    detail: str = ""
+
+
+class GatewayStatus(Report):
+    """The fleet as its gateway sees it. Versions are -1 while no engine is known. Latencies are of the last window."""
+
+    target_version: int = 0
+    min_version: int = -1
+    max_version: int = -1
+    engines: list[GatewayEngine] = Field(default_factory=list)
+    queued: int = 0
+    running: int = 0
+    requests: int = 0
+    retries: int = 0
+    errors: int = 0
+    refused: int = 0
+    latency_p50: float = 0.0
+    latency_p99: float = 0.0
+    updates: int = 0
+    update_seconds: float = 0.0
+    update_error: str = ""
+    served_while_updating: int = Field(0, description="Requests answered by one engine while another loaded weights.")
+    uptime_seconds: float = 0.0
+
+
+class SessionSegment(Report):
+    """A stretch of tokens that one prompt led to; `loss_mask` is 1 where the policy chose the token."""
+
+    token_ids: list[int]
+    loss_mask: list[int]
+    logprobs: list[float]
+    versions: list[VersionSpan]
+
+
+class SessionRecord(Report):
+    """The model calls of one episode, joined where one prompt continues the last."""
+
+    id: str
+    segments: list[SessionSegment] = Field(default_factory=list)
+    calls: int = 0
+    messages: list[dict[str, Any]] = Field(default_factory=list)

@@ -1,0 +1,65 @@
+"""Start-up configuration of a job's data manager."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from shoal.api.services.common import Message, RoleConfig
+
+
+class SeedRange(Message):
+    """Tasks that differ by their seed alone."""
+
+    start: int = Field(0, ge=0)
+    count: int = Field(1_000_000, ge=1)
+
+
+class TaskConfig(Message):
+    """Where tasks come from; exactly one is set."""
+
+    seeds: SeedRange | None = None
+    inline: list[dict[str, Any]] | None = None
+    file: str | None = None
+
+
+class EvaluationConfig(Message):
+    """Fresh episodes that measure a weight version."""
+
+    episodes: int = Field(100, ge=1)
+    seeds_start: int = Field(1_000_000_000, ge=0)
+    temperature: float = Field(1.0, ge=0)
+    every: int | None = Field(None, ge=1)
+    success_threshold: float = 1.0
+    optimum: float | None = None
+
+
+class SuccessConfig(Message):
+    """Ends training before the last step, once the mean reward of `window` steps reaches `reward`."""
+
+    reward: float
+    window: int = Field(5, ge=1)
+
+
+class DataConfig(RoleConfig):
+    """Configuration of `python -m shoal_workers.data`. Durations are seconds."""
+
+    port: int = Field(8004, ge=0, le=65535)
+    job: str = ""
+    folder: str = Field(min_length=1, description="Folder of the job on the shared volume; the store lies in store/.")
+    steps: int = Field(ge=1)
+    batch_groups: int = Field(ge=1)
+    group_size: int = Field(8, ge=2)
+    environments: list[str] = Field(min_length=1)
+    tasks: TaskConfig
+    sampler: Literal["Uniform", "Sequential"] = "Uniform"
+    allocator: Literal["Fixed", "DART"] = "Fixed"
+    max_staleness: int = Field(2, ge=0)
+    zero_variance: Literal["Keep", "Drop"] = "Drop"
+    max_consecutive_faults: int = Field(10, ge=1)
+    evaluation: EvaluationConfig | None = None
+    success: SuccessConfig | None = None
+    max_turns: int = Field(32, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    assignment_seconds: float = Field(60.0, gt=0, description="An assignment that is not renewed for this long is handed out again.")
+    batch_seconds: float = Field(120.0, gt=0, description="A batch that is not renewed for this long goes back.")
+    seed: int = 0

@@ -1,0 +1,57 @@
+"""Start-up configuration of a job's trainer."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from shoal.api.services.common import Message, RoleConfig
+
+
+class StrategyConfig(Message):
+    """A named strategy and its parameters."""
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class AlgorithmConfig(Message):
+    """The learning rule, by parts."""
+
+    advantage: StrategyConfig = StrategyConfig(name="grpo")
+    corrector: StrategyConfig = StrategyConfig(name="tis")
+    loss: StrategyConfig = StrategyConfig(name="ppo-clip")
+    selection: StrategyConfig = StrategyConfig(name="all")
+
+
+class OptimizerConfig(Message):
+    """AdamW and its schedule."""
+
+    learning_rate: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+
+
+class TrainerConfig(RoleConfig):
+    """Configuration of `python -m shoal_workers.trainer`."""
+
+    port: int = Field(8006, ge=0, le=65535)
+    job: str = ""
+    folder: str = Field(min_length=1, description="Folder of the job on the shared volume: versions/ and checkpoints/ lie in it.")
+    model: str = Field(min_length=1, description="Folder or hub name of the original weights (version 0).")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int = Field(4096, ge=16)
+    data_url: str
+    gateway_url: str
+    steps: int = Field(ge=1)
+    batch_groups: int = Field(ge=1)
+    minibatches: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1)
+    algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    ray_address: str | None = Field(None, description="None: a Ray head inside the trainer's pod.")
+    checkpoint_every: int = Field(1, ge=1)
+    checkpoint_keep: int = Field(2, ge=1)
+    seed: int = 0

@@ -1,0 +1,287 @@
+"""Assignments, trajectories and batches: between agents, the data manager and the trainer.
+
+Instants are Unix seconds, durations are seconds. Every hand-over is a lease: what is not renewed, answered or returned in time
+goes back to where it came from, and an answer that comes twice counts once.
+"""
+
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from shoal.api.services.common import Message, Report, VersionSpan
+
+
+class EpisodeKind(StrEnum):
+    """What an episode is for."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class EpisodeOutcome(StrEnum):
+    """How an episode ended. Only the first three are trajectories; the others are faults and carry no reward."""
+
+    OK = "ok"
+    TRUNCATED = "truncated"
+    INVALID_ACTION = "invalid_action"
+    ENVIRONMENT_ERROR = "environment_error"
+    GRADER_ERROR = "grader_error"
+    ENGINE_ERROR = "engine_error"
+    AGENT_ERROR = "agent_error"
+    CANCELLED = "cancelled"
+
+
+FAULTS = frozenset(
+    {
+        EpisodeOutcome.ENVIRONMENT_ERROR,
+        EpisodeOutcome.GRADER_ERROR,
+        EpisodeOutcome.ENGINE_ERROR,
+        EpisodeOutcome.AGENT_ERROR,
+        EpisodeOutcome.CANCELLED,
+    }
+)
+"""Outcomes that say nothing of the policy: they are retried, and never become a reward."""
+
+
+class Segment(Message):
+    """Consecutive tokens as the model saw them.
+
+    `loss_mask[i]` is 1 where the policy sampled token i; `logprobs[i]` is its behaviour log-probability there and 0 elsewhere;
+    `versions` cover exactly the sampled tokens (spans over token positions of this segment).
+    """
+
+    token_ids: list[int] = Field(min_length=1)
+    loss_mask: list[int]
+    logprobs: list[float]
+    versions: list[VersionSpan]
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if not len(self.token_ids) == len(self.loss_mask) == len(self.logprobs):
+            raise ValueError(
+                f"token_ids ({len(self.token_ids)}), loss_mask ({len(self.loss_mask)}) and logprobs ({len(self.logprobs)}) differ in length"
+            )
+        covered = [0] * len(self.token_ids)
+        for span in self.versions:
+            if span.end > len(covered):
+                raise ValueError(f"version span ends at {span.end}, beyond {len(covered)} tokens")
+            covered[span.start : span.end] = [1] * (span.end - span.start)
+        if any(mask and not cover for mask, cover in zip(self.loss_mask, covered, strict=True)):
+            raise ValueError("a sampled token has no weight version")
+        return self
+
+
+class Prefix(Message):
+    """What an interrupted episode had reached: its segments and the actions that lead back to the same state."""
+
+    segments: list[Segment] = Field(default_factory=list)
+    actions: list[dict[str, Any]] = Field(default_factory=list)
+    turns: int = 0
+
+
+class ClaimRequest(Message):
+    """Ask for up to `count` assignments, waiting up to `wait` seconds for the first."""
+
+    agent: str = Field(min_length=1, max_length=255)
+    count: int = Field(1, ge=1, le=1024)
+    wait: float = Field(0.0, ge=0, le=60)
+
+
+class Assignment(Report):
+    """One episode to run, until `lease_expires_at` unless renewed."""
+
+    id: str
+    task_id: str
+    group_id: str
+    environment: str
+    task: dict[str, Any] = Field(default_factory=dict)
+    kind: EpisodeKind = EpisodeKind.TRAIN
+    policy_version: int = 0
+    min_version: int | None = Field(None, description="Weights that the episode must be sampled with, or newer.")
+    max_turns: int = 32
+    temperature: float = 1.0
+    lease_expires_at: float = 0.0
+    lease_seconds: float = 60.0
+    resume: Prefix | None = None
+
+
+class Claimed(Report):
+    """The assignments handed out; `done` says that there will be no more."""
+
+    assignments: list[Assignment] = Field(default_factory=list)
+    done: bool = False
+
+
+class AssignmentRenewed(Report):
+    """The assignment is held until then."""
+
+    id: str
+    lease_expires_at: float
+
+
+class FaultReport(Message):
+    """The episode could not be run to its end."""
+
+    outcome: EpisodeOutcome
+    detail: str = Field("", max_length=4096)
+
+
+class HandBack(Message):
+    """A terminating agent gives an episode back, with what it had reached."""
+
+    prefix: Prefix = Field(default_factory=Prefix)
+
+
+class TrajectoryRecord(Message):
+    """The record of one episode. Idempotent by `assignment_id`."""
+
+    assignment_id: str = Field(min_length=1)
+    episode_id: str = Field(min_length=1)
+    segments: list[Segment]
+    reward: float
+    outcome: EpisodeOutcome = EpisodeOutcome.OK
+    turns: int = Field(ge=0)
+    turn_details: list[dict[str, Any]] = Field(default_factory=list)
+    environment_seconds: float = 0.0
+    model_seconds: float = 0.0
+    started_at: float = 0.0
+    finished_at: float = 0.0
+
+
+class Accepted(Report):
+    """What was posted is stored; `duplicate` when it had been before, `state` what became of it."""
+
+    id: str
+    duplicate: bool = False
+    state: str = ""
+
+
+class TrainTrajectory(Report):
+    """One trajectory as the trainer gets it."""
+
+    id: str
+    segments: list[Segment]
+    reward: float
+    outcome: EpisodeOutcome
+    turns: int
+
+
+class TrainGroup(Report):
+    """The trajectories of one task that are compared with each other."""
+
+    id: str
+    task_id: str
+    trajectories: list[TrainTrajectory]
+
+
+class BatchRequest(Message):
+    """Ask for a batch of `groups` groups for the weights `version`, waiting up to `wait` seconds."""
+
+    trainer: str = Field(min_length=1, max_length=255)
+    version: int = Field(ge=0)
+    groups: int = Field(ge=1)
+    wait: float = Field(0.0, ge=0, le=60)
+
+
+class Batch(Report):
+    """Groups for one step, held until `expires_at` unless renewed."""
+
+    id: str
+    groups: list[TrainGroup]
+    expires_at: float
+    lease_seconds: float = 60.0
+
+
+class BatchRenewed(Report):
+    """The batch is held until then."""
+
+    id: str
+    expires_at: float
+
+
+class BatchAck(Message):
+    """The batch is trained, and the checkpoint of `step` holds it."""
+
+    step: int = Field(ge=1)
+    version: int = Field(ge=1)
+
+
+class ReconcileRequest(Message):
+    """A trainer that starts says what its checkpoint holds: those batches are consumed, other leased ones go back."""
+
+    trainer: str = Field(min_length=1, max_length=255)
+    step: int = Field(ge=0)
+    version: int = Field(ge=0)
+    consumed: list[str] = Field(default_factory=list)
+
+
+class Reconciled(Report):
+    """What became of the leased batches."""
+
+    consumed: list[str] = Field(default_factory=list)
+    released: list[str] = Field(default_factory=list)
+
+
+class ProgressReport(Message):
+    """The trainer's version, which staleness is measured against, and the step's metrics."""
+
+    step: int = Field(ge=0)
+    version: int = Field(ge=0)
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class RewardFigures(Report):
+    """Mean rewards of trained trajectories: of the last step, over the window, the best window."""
+
+    last: float | None = None
+    window: float | None = None
+    best: float | None = None
+
+
+class EvaluationFigures(Report):
+    """Share of fresh episodes that succeed, by when it was measured."""
+
+    initial: float | None = None
+    latest: float | None = None
+    final: float | None = None
+    version: int = -1
+    episodes: int = 0
+
+
+class StalenessFigures(Report):
+    """Versions between sampling and training, over trained trajectories: their oldest token counts."""
+
+    p50: int = 0
+    max: int = 0
+    histogram: dict[int, int] = Field(default_factory=dict)
+
+
+class DataStatus(Report):
+    """The data manager's state, as the operator and people read it."""
+
+    step: int = 0
+    steps: int = 0
+    version: int = 0
+    trajectories: dict[str, int] = Field(default_factory=dict, description="By state.")
+    outcomes: dict[str, int] = Field(default_factory=dict, description="Finished episodes by outcome, faults included.")
+    dropped: dict[str, int] = Field(default_factory=dict, description="Dropped trajectories by reason.")
+    trained: int = 0
+    reward: RewardFigures = Field(default_factory=RewardFigures)
+    evaluation: EvaluationFigures = Field(default_factory=EvaluationFigures)
+    staleness: StalenessFigures = Field(default_factory=StalenessFigures)
+    trajectories_per_minute: float = 0.0
+    consecutive_faults: int = 0
+    halted: str = ""
+    complete: bool = False
+    uptime_seconds: float = 0.0
+
+
+class AgentStatus(Report):
+    """An agent process: episodes in work, finished ones by outcome, and turns done."""
+
+    name: str = ""
+    running: int = 0
+    outcomes: dict[str, int] = Field(default_factory=dict)
+    turns: int = 0
+    uptime_seconds: float = 0.0
