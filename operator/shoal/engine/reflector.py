@@ -82,6 +82,9 @@ class Reflector(Generic[T]):
         self._version: str | None = None
         self._failed_resumes = 0
         self._last_complaint = ""
+        self._interrupt: asyncio.Timeout | None = None
+        self._goal = self._reached = 0
+        self._listed = asyncio.Condition()
 
     def on_change(self, observer: Callable[[Change[T]], None]) -> None:
         """Have `observer` called with each change, after the store shows it; used to settle expectations."""
@@ -95,21 +98,43 @@ class Reflector(Generic[T]):
         """Mirror until cancelled. Errors of the server never end it: they are logged once and retried with back-off."""
         while True:
             try:
-                if self._version is None:
-                    await self._list()
-                await self._watch()
-            except GoneError:
+                # A timeout without a time: `refresh` sets it to now, to interrupt whatever goes on.
+                async with asyncio.timeout(None) as self._interrupt:
+                    await self._step()
+            except TimeoutError:
                 self._version = None
-                await self._pause()
-            except ApiError as error:
-                self._complain(error)
-                self._count_failed_resume()
-                await self._pause()
+
+    async def refresh(self) -> None:
+        """List again now and return when the store shows it: every write that ended before this call, at least.
+
+        A new leader calls it before its first decision, because its cache may lag behind the old leader's last writes.
+        `run` must be running.
+        """
+        self._goal += 1
+        goal = self._goal
+        if self._interrupt is not None:
+            self._interrupt.reschedule(asyncio.get_running_loop().time())
+        async with self._listed:
+            await self._listed.wait_for(lambda: self._reached >= goal)
 
     # --- inside
 
+    async def _step(self) -> None:
+        try:
+            if self._version is None:
+                await self._list()
+            await self._watch()
+        except GoneError:
+            self._version = None
+            await self._pause()
+        except ApiError as error:
+            self._complain(error)
+            self._count_failed_resume()
+            await self._pause()
+
     async def _list(self) -> None:
         self.stats.lists += 1
+        goal = self._goal
         fresh: dict[ObjectKey, Entry[T]] = {}
         version = ""
         try:
@@ -127,6 +152,9 @@ class Reflector(Generic[T]):
         self._failed_resumes = 0
         self._recovered()
         self.synced.set()
+        self._reached = goal
+        async with self._listed:
+            self._listed.notify_all()
 
     def _pages(self, limit: int) -> AsyncIterator[Page]:
         return self._client.pages(self.resource, self._namespace, labels=self._labels, fields=self._fields, limit=limit)

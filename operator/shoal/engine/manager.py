@@ -1,0 +1,251 @@
+"""Runs the parts of an operator together: reflectors, queues, workers, background tasks, leadership.
+
+Everything runs in one task group, so a part that fails unexpectedly ends the process (which is then started
+again with clean caches) instead of leaving an operator that looks alive and does half of its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from shoal.engine.clock import Clock, SystemClock
+from shoal.engine.keys import ObjectKey
+from shoal.engine.leader import LeaderElector
+from shoal.engine.metrics import Metrics
+from shoal.engine.reflector import Reflector
+from shoal.engine.workqueue import QueueClosedError, WorkQueue
+from shoal.kube.client import KubeClient
+from shoal.kube.errors import ApiError
+
+R = TypeVar("R", bound=Reflector[Any])
+log = logging.getLogger(__name__)
+
+RECONCILE_SECONDS = 120.0
+"""A reconcile that hangs would hold its worker and its key for ever."""
+GRACE_SECONDS = 10.0
+"""What a running reconcile gets at the end, before Kubernetes' 30 s for the whole pod are over."""
+NOT_LEADING_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a reconcile leaves behind: None, or in how many seconds to look again (a deadline brings no event)."""
+
+    requeue_after: float | None = None
+
+
+class Reconciler(Protocol):
+    """Brings one object to what its spec says; called with the key alone and never twice at once for one key."""
+
+    async def reconcile(self, key: ObjectKey) -> Result:
+        """Look at everything afresh and act. An exception has it called again with back-off."""
+        ...
+
+
+@dataclass(slots=True)
+class Controller:
+    """A reconciler with its queue."""
+
+    name: str
+    reconciler: Reconciler
+    workers: int
+    queue: WorkQueue[ObjectKey]
+    failing: dict[ObjectKey, str] = field(default_factory=dict)
+    """The last error of each key whose last reconcile failed."""
+
+
+class Manager:
+    """Register parts first, then await `run`; `stop` from elsewhere (or cancellation) ends it."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        elector: LeaderElector | None = None,
+        metrics: Metrics | None = None,
+        clock: Clock | None = None,
+        reconcile_seconds: float = RECONCILE_SECONDS,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        self.client = client
+        self.metrics = metrics or Metrics()
+        self.working = asyncio.Event()
+        """Set while this process reconciles: it leads, and every cache is complete."""
+        self._elector = elector
+        self._clock = clock or SystemClock()
+        self._reconcile_seconds = reconcile_seconds
+        self._grace_seconds = grace_seconds
+        self._reflectors: list[Reflector[Any]] = []
+        self._controllers: list[Controller] = []
+        self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._stop = asyncio.Event()
+        client.observe(self.metrics.observe_request)
+        self.metrics.leading.read(lambda: float(self.leading))
+
+    # --- registering
+
+    def add_reflector(self, reflector: R) -> R:
+        """Run this reflector; no reconcile begins before its cache is complete."""
+        self._reflectors.append(reflector)
+        name = str(reflector.resource)
+        self.metrics.cached_objects.read(lambda: len(reflector.store), name)
+        self.metrics.relists.read(lambda: reflector.stats.lists, name)
+        return reflector
+
+    def add_controller(self, name: str, reconciler: Reconciler, *, workers: int = 4) -> Controller:
+        """Run `workers` workers of this reconciler; feed the queue of what is returned."""
+        controller = Controller(name, reconciler, workers, WorkQueue(clock=self._clock))
+        self._controllers.append(controller)
+        self.metrics.queue_depth.read(lambda: len(controller.queue), name)
+        self.metrics.queue_delayed.read(lambda: controller.queue.delayed, name)
+        return controller
+
+    def add_background(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run something else for as long as the manager (an event recorder, a scraper), leader or not."""
+        self._background.append((name, run))
+
+    # --- state
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process may act: always, without an elector."""
+        return self._elector is None or self._elector.leading
+
+    @property
+    def synced(self) -> bool:
+        """Whether every cache is complete."""
+        return all(reflector.synced.is_set() for reflector in self._reflectors)
+
+    @property
+    def failing(self) -> dict[str, str]:
+        """Controller and key of every object whose last reconcile failed, with the error."""
+        return {
+            f"{controller.name} {key}": error
+            for controller in self._controllers
+            for key, error in controller.failing.items()
+        }
+
+    # --- running
+
+    async def run(self) -> None:
+        """Run until `stop`; then let running reconciles end and give the lease up.
+
+        Raises the error of a part that failed; `LeadershipLostError` when another process may lead by now.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(reflector.run(), name=str(reflector.resource)) for reflector in self._reflectors
+                ]
+                tasks += [group.create_task(_run(run), name=name) for name, run in self._background]
+                work = group.create_task(self._lead(), name="work")
+                await self._stop.wait()
+                await self._finish(work)
+                for task in tasks:
+                    task.cancel()
+        except BaseExceptionGroup as errors:
+            # One part failed and took the others along: its own error says more than the group.
+            raise errors.exceptions[0] from errors
+        finally:
+            self.working.clear()
+            self._close_queues()
+
+    def stop(self) -> None:
+        """End `run` gracefully."""
+        self._stop.set()
+
+    # --- inside
+
+    async def _finish(self, work: asyncio.Task[None]) -> None:
+        self._close_queues()
+        try:
+            async with asyncio.timeout(self._grace_seconds):
+                await asyncio.gather(*(controller.queue.join() for controller in self._controllers))
+        except TimeoutError:
+            log.warning("some reconciles did not end within %g s and are cancelled", self._grace_seconds)
+        work.cancel()
+        await asyncio.wait({work})
+
+    def _close_queues(self) -> None:
+        for controller in self._controllers:
+            controller.queue.close()
+
+    async def _lead(self) -> None:
+        if self._elector is None:
+            await self._work()
+        else:
+            await self._elector.run(self._work)
+
+    async def _work(self) -> None:
+        try:
+            await asyncio.gather(*(self._catch_up(reflector) for reflector in self._reflectors))
+            self.working.set()
+            log.info("reconciling %s", ", ".join(controller.name for controller in self._controllers))
+            async with asyncio.TaskGroup() as group:
+                for controller in self._controllers:
+                    for number in range(controller.workers):
+                        group.create_task(self._worker(controller), name=f"{controller.name} {number}")
+            # The workers have gone home because the queues were closed; the lease is held until `stop` is through.
+            await asyncio.Event().wait()
+        finally:
+            self.working.clear()
+            self._close_queues()
+
+    async def _catch_up(self, reflector: Reflector[Any]) -> None:
+        if self._elector is not None and reflector.synced.is_set():
+            await reflector.refresh()
+        await reflector.synced.wait()
+
+    async def _worker(self, controller: Controller) -> None:
+        while True:
+            try:
+                key = await controller.queue.get()
+            except QueueClosedError:
+                return
+            try:
+                if self.leading:
+                    await self._reconcile(controller, key)
+                else:
+                    # The renewal is overdue, and the elector is about to say so: do nothing, forget nothing.
+                    controller.queue.add_after(key, NOT_LEADING_SECONDS)
+            finally:
+                controller.queue.done(key)
+
+    async def _reconcile(self, controller: Controller, key: ObjectKey) -> None:
+        started = self._clock.now()
+        result = "error"
+        try:
+            async with asyncio.timeout(self._reconcile_seconds):
+                outcome = await controller.reconciler.reconcile(key)
+            result = "success"
+            if controller.failing.pop(key, None) is not None:
+                log.info("%s %s: succeeded again", controller.name, key)
+            controller.queue.forget(key)
+            if outcome.requeue_after is not None:
+                controller.queue.add_after(key, outcome.requeue_after)
+        except Exception as error:
+            self._failed(controller, key, error)
+        finally:
+            self.metrics.reconciles.add(controller.name, result)
+            self.metrics.reconcile_seconds.observe(self._clock.now() - started, controller.name)
+
+    def _failed(self, controller: Controller, key: ObjectKey, error: Exception) -> None:
+        seconds = controller.queue.add_rate_limited(key)
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, TimeoutError):
+            text = f"no end after {self._reconcile_seconds:g} s"
+        known = controller.failing.get(key)
+        controller.failing[key] = text
+        # Once per key and error: a failure that repeats every minute would bury everything else.
+        level = logging.DEBUG if known == text else logging.WARNING
+        # What the API server refuses needs no stack to be understood; anything else is a bug.
+        trace = None if isinstance(error, ApiError | TimeoutError) else error
+        log.log(level, "%s %s: %s (again in %.3g s)", controller.name, key, text, seconds, exc_info=trace)
+
+
+async def _run(run: Callable[[], Awaitable[None]]) -> None:
+    await run()
