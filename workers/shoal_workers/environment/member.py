@@ -151,6 +151,7 @@ class Member:
         self.guard.mark_faulty(lease.lease_id)
         self.counters.errors += 1
         self.counters.last_error = detail
+        self.changed.set()
         logger.warning("environment failed", extra={"lease": lease.lease_id, "slot": lease.slot, "detail": detail})
 
     # Reports
@@ -183,6 +184,7 @@ class Member:
             steps=counters.steps,
             invalid_actions=counters.invalid_actions,
             errors=counters.errors,
+            expiries=self.guard.expiries,
             last_error=counters.last_error,
         )
 

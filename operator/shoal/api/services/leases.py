@@ -159,6 +159,7 @@ class EnvironmentReport(Report):
     steps: int = 0
     invalid_actions: int = 0
     errors: int = 0
+    expiries: int = Field(0, description="Leases that ended without a release.")
     last_error: str = ""
 
 
