@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +83,7 @@ class KubernetesServer:
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _apiserver_args: list[str] = field(default_factory=list)
     _namespaces: int = 0
+    _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1), repr=False)
 
     # --- life cycle
 
@@ -137,6 +139,7 @@ class KubernetesServer:
         for name in ("kube-controller-manager", "kube-apiserver", "etcd"):
             # Nothing here is worth a graceful end: kube-apiserver would wait for its open watches.
             self._end(name, signal.SIGKILL)
+        self._starter.shutdown()
 
     # --- use
 
@@ -186,14 +189,17 @@ class KubernetesServer:
     def _spawn(self, name: str, args: Sequence[str]) -> None:
         log = (self.folder / f"{name}.log").open("ab")
         with log:
-            self._processes[name] = subprocess.Popen(
+            # The kernel's signal comes when the starting *thread* ends, so one that lives as long as this object starts
+            # them all: a test may restart the API server from a thread of its own.
+            self._processes[name] = self._starter.submit(
+                subprocess.Popen,
                 [str(self.programs / name), *args],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
                 preexec_fn=_die_with_parent,
-            )
+            ).result()
 
     def _end(self, name: str, how: signal.Signals) -> None:
         process = self._processes.pop(name, None)

@@ -149,7 +149,7 @@ class Manager:
                     task.cancel()
         except BaseExceptionGroup as errors:
             # One part failed and took the others along: its own error says more than the group.
-            raise errors.exceptions[0] from errors
+            raise _first(errors) from errors
         finally:
             self.working.clear()
             self._close_queues()
@@ -249,3 +249,8 @@ class Manager:
 
 async def _run(run: Callable[[], Awaitable[None]]) -> None:
     await run()
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -158,7 +158,7 @@ class EventRecorder:
         """Events not written: too many of one object, or the server was away."""
 
     async def record(self, about: Reference | Mapping[str, str], level: str, reason: str, message: str) -> None:
-        """Record an event of level Normal or Warning about an object (an ObjectReference); `reason` is a CamelCase word.
+        """Record an event: `level` Normal or Warning, `about` an ObjectReference, `reason` a CamelCase word.
 
         Only remembers it: never waits for the server and never fails.
         """

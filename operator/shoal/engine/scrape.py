@@ -43,7 +43,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The last good answer (None: never one), when it came (seconds of the clock), what is wrong since ("": nothing)."""
+    """The last good answer (None: never one), when it came (seconds of the clock), what went wrong since (or "")."""
 
     value: BaseModel | None
     at: float

@@ -2,7 +2,7 @@
 
 kopf watches nothing here. Its `on.event` does not report what was deleted between two watches, and its queues have
 limits of their own; the reflectors do that work. What it is good at stays with it: it runs the start-up and clean-up
-activities, ends the process on SIGTERM, keeps the credentials in a vault that logs in again when the server refuses them,
+activities, ends the process on SIGTERM, keeps the credentials in a vault, logs in again when the server refuses them
 and answers the liveness probe.
 """
 
