@@ -83,13 +83,16 @@ class RemoteSession(_Session):
         from websockets.sync.client import connect
 
         self._timeout = settings.message_timeout
+        self._stack = contextlib.ExitStack()
         try:
-            self._socket = connect(
-                websocket_url(url),
-                open_timeout=settings.connect_timeout,
-                max_size=MAX_MESSAGE_BYTES,
-                compression=None,
-                proxy=None,
+            self._socket = self._stack.enter_context(
+                connect(
+                    websocket_url(url),
+                    open_timeout=settings.connect_timeout,
+                    max_size=MAX_MESSAGE_BYTES,
+                    compression=None,
+                    proxy=None,
+                )
             )
         except (OSError, TimeoutError, WebSocketException) as error:
             raise StartingError(f"cannot reach the OpenEnv server at {url}: {error}") from None
@@ -106,7 +109,7 @@ class RemoteSession(_Session):
         """Tell the server, and disconnect."""
         with contextlib.suppress(Exception):
             self._socket.send('{"type":"close"}')
-        self._socket.close()
+        self._stack.close()
 
     def _ask(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         self._socket.send(orjson.dumps(message).decode())
