@@ -17,7 +17,9 @@ def manifest(name: str, digest: str) -> dict[str, Any]:
     return {"kind": "Pod", "metadata": {"name": name, "annotations": {SPEC_HASH: digest}}}
 
 
-DESIRED = FleetDesired((), manifest("f-gateway", "g1"), {"gpu": manifest("f-engine-", "e1")}, "role=engine", "http://f-gateway:8002")
+DESIRED = FleetDesired(
+    (), manifest("f-gateway", "g1"), {"gpu": manifest("f-engine-", "e1")}, "role=engine", "http://f-gateway:8002"
+)
 
 
 def spec(low: int = 2, high: int = 2, **fields: Any) -> RolloutFleetSpec:
@@ -26,7 +28,14 @@ def spec(low: int = 2, high: int = 2, **fields: Any) -> RolloutFleetSpec:
 
 
 def engine(name: str, **fields: Any) -> PodView:
-    values = {"role": Role.ENGINE, "spec_hash": "e1", "phase": "Running", "ready": True, "deleting": False, "group": "gpu"}
+    values = {
+        "role": Role.ENGINE,
+        "spec_hash": "e1",
+        "phase": "Running",
+        "ready": True,
+        "deleting": False,
+        "group": "gpu",
+    }
     return PodView(name=name, uid=name, created_at=NOW, **(values | fields))
 
 
@@ -38,7 +47,9 @@ def reading(*names: str, running: int = 0, queued: int = 0, error: str = "") -> 
     return FleetReading(engines, WeightVersions(min=3, max=3, target=3), queued, error)
 
 
-def plan(spec_: RolloutFleetSpec, pods: list[PodView], seen: FleetReading | None, memory: ScaleMemory | None = None) -> Plan:
+def plan(
+    spec_: RolloutFleetSpec, pods: list[PodView], seen: FleetReading | None, memory: ScaleMemory | None = None
+) -> Plan:
     observed = FleetObserved(1, RolloutFleetStatus(), pods, {}, Expected(), Reading(seen, 0.0))
     return plan_fleet(spec_, DESIRED, observed, memory or ScaleMemory(), NOW)
 

@@ -76,7 +76,9 @@ def conditions(plan: Plan) -> dict[str, tuple[str, str]]:
 
 
 def ended(type_: str, since: float = NOW) -> RLJobStatus:
-    condition = Condition(type=type_, status="True", reason="Because", message="so", last_transition_time=timestamp(since))
+    condition = Condition(
+        type=type_, status="True", reason="Because", message="so", last_transition_time=timestamp(since)
+    )
     return RLJobStatus(conditions=[condition], completion_time=timestamp(since))
 
 
@@ -118,7 +120,9 @@ def test_complete_stops_agents_and_trainer_and_rests_owned_planes() -> None:
 
 def test_the_data_manager_lingers_and_then_goes() -> None:
     resting = {("RolloutFleet", "j-fleet"): "down"}
-    plan = plan_job(spec(), DESIRED, observed([DATA], status=ended("Complete"), children=resting), NOW + LINGER_SECONDS - 1)
+    plan = plan_job(
+        spec(), DESIRED, observed([DATA], status=ended("Complete"), children=resting), NOW + LINGER_SECONDS - 1
+    )
     assert of(plan, DeletePod) == []
     plan = plan_job(spec(), DESIRED, observed([DATA], status=ended("Complete"), children=resting), NOW + LINGER_SECONDS)
     assert [action.name for action in of(plan, DeletePod)] == ["j-data"]
@@ -145,7 +149,9 @@ def test_deadline_fails_the_job() -> None:
 
 
 def test_too_many_failures_of_a_role_fail_the_job_with_its_last_words() -> None:
-    crashing = replace(TRAINER, ready=False, restarts=3, trouble=Trouble("CrashLoopBackOff", "model.source: no such folder"))
+    crashing = replace(
+        TRAINER, ready=False, restarts=3, trouble=Trouble("CrashLoopBackOff", "model.source: no such folder")
+    )
     plan = plan_job(spec(backoffLimit={"trainer": 2}), DESIRED, observed([DATA, crashing, *AGENTS], JobReading()), NOW)
     assert conditions(plan)["Failed"] == ("True", "BackoffLimitExceeded")
     (failed,) = [each for each in plan.status["conditions"] if each["type"] == "Failed"]

@@ -11,7 +11,9 @@ from shoal.planner.observed import PodView
 from shoal.planner.podset import Limits, Removal, plan_podset, surge_of
 
 
-def pod(name: str, *, hash_: str = "new", ready: bool = True, phase: str = "Running", created: float = 0.0, **more: object) -> PodView:
+def pod(
+    name: str, *, hash_: str = "new", ready: bool = True, phase: str = "Running", created: float = 0.0, **more: object
+) -> PodView:
     values = {"uid": name, "role": "environment", "deleting": False} | more
     return PodView(name=name, spec_hash=hash_, phase=phase, ready=ready, created_at=created, **values)  # type: ignore[arg-type]
 
@@ -105,13 +107,18 @@ class FakeCluster:
     def create(self, count: int, hash_: str) -> None:
         for _ in range(count):
             self.made += 1
-            self.unseen.append(pod(f"p{self.made}", hash_=hash_, ready=False, phase="Pending", created=float(self.made)))
+            self.unseen.append(
+                pod(f"p{self.made}", hash_=hash_, ready=False, phase="Pending", created=float(self.made))
+            )
 
     def tick(self) -> None:
         shown = [each for each in self.unseen if self.random.random() < 0.5]
         self.unseen = [each for each in self.unseen if each not in shown]
         self.pods = [each for each in self.pods if not (each.uid in self.deleted and self.random.random() < 0.5)]
-        self.pods = [replace(each, ready=True, phase="Running") if self.random.random() < 0.5 else each for each in self.pods + shown]
+        self.pods = [
+            replace(each, ready=True, phase="Running") if self.random.random() < 0.5 else each
+            for each in self.pods + shown
+        ]
 
 
 @settings(max_examples=150, deadline=None)
@@ -129,7 +136,12 @@ def test_converges_and_never_exceeds_its_bound(seed: int, steps: list[tuple[int,
         ceiling = max(cluster.alive, desired + surge)
         for _ in range(400):
             plan = plan_podset(
-                cluster.pods, desired, hash_, limits=limits, creating=len(cluster.unseen), deletions=frozenset(cluster.deleted)
+                cluster.pods,
+                desired,
+                hash_,
+                limits=limits,
+                creating=len(cluster.unseen),
+                deletions=frozenset(cluster.deleted),
             )
             assert plan.create >= 0
             cluster.create(plan.create, hash_)

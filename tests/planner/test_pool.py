@@ -32,11 +32,20 @@ CHILDREN = {("Secret", "p-token"): "", ("Service", "p-broker"): "s1"}
 
 
 def spec(**fields: Any) -> EnvironmentPoolSpec:
-    return EnvironmentPoolSpec.model_validate({"environment": {"protocol": "Gymnasium", "entrypoint": "FrozenLake-v1"}, **fields})
+    return EnvironmentPoolSpec.model_validate(
+        {"environment": {"protocol": "Gymnasium", "entrypoint": "FrozenLake-v1"}, **fields}
+    )
 
 
 def member(name: str, **fields: Any) -> PodView:
-    values = {"role": Role.ENVIRONMENT, "spec_hash": "m1", "phase": "Running", "ready": True, "deleting": False, "group": "default"}
+    values = {
+        "role": Role.ENVIRONMENT,
+        "spec_hash": "m1",
+        "phase": "Running",
+        "ready": True,
+        "deleting": False,
+        "group": "default",
+    }
     return PodView(name=name, uid=name, created_at=NOW, **(values | fields))
 
 
@@ -45,7 +54,11 @@ def broker_pod(**fields: Any) -> PodView:
 
 
 def observed(
-    pods: list[PodView], reading: PoolReading | None = None, *, expected: Expected | None = None, children: dict[tuple[str, str], str] = CHILDREN
+    pods: list[PodView],
+    reading: PoolReading | None = None,
+    *,
+    expected: Expected | None = None,
+    children: dict[tuple[str, str], str] = CHILDREN,
 ) -> PoolObserved:
     return PoolObserved(1, EnvironmentPoolStatus(), pods, children, expected or Expected(), Reading(reading, 0.0))
 
@@ -113,7 +126,9 @@ def test_suspend_lets_everything_go() -> None:
 
 
 def test_crash_is_told_with_the_pods_own_words() -> None:
-    broken = member("a", ready=False, trouble=Trouble("CrashLoopBackOff", "environment.entrypoint: no module named nope"))
+    broken = member(
+        "a", ready=False, trouble=Trouble("CrashLoopBackOff", "environment.entrypoint: no module named nope")
+    )
     result = plan(spec(replicas=1), observed([broker_pod(), broken]))
     degraded = condition(result, "Degraded")
     assert degraded["reason"] == "EnvironmentFailed"
@@ -130,7 +145,9 @@ def test_members_in_quarantine_are_replaced() -> None:
 def test_members_older_than_their_age_are_replaced_and_the_next_is_looked_for() -> None:
     old = member("a")
     old = replace(old, created_at=NOW - 3600)
-    result = plan(spec(replicas=2, lifecycle={"maxAge": "30m"}), observed([broker_pod(), old, member("b")], PoolReading()))
+    result = plan(
+        spec(replicas=2, lifecycle={"maxAge": "30m"}), observed([broker_pod(), old, member("b")], PoolReading())
+    )
     assert len(of(result, CreatePod)) == 1
     assert result.requeue_after is not None
 
@@ -142,5 +159,7 @@ def test_members_of_a_removed_variant_are_retired() -> None:
 
 
 def test_a_creation_in_flight_is_not_repeated() -> None:
-    result = plan(spec(replicas=3), observed([broker_pod()], PoolReading(), expected=Expected({MEMBER: 3, Role.BROKER: 0})))
+    result = plan(
+        spec(replicas=3), observed([broker_pod()], PoolReading(), expected=Expected({MEMBER: 3, Role.BROKER: 0}))
+    )
     assert of(result, CreatePod) == []

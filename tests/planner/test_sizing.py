@@ -23,7 +23,9 @@ from shoal.planner.sizing import (
     ("leased", "queued", "buffer", "slots", "members"),
     [(0, 0, 0, 1, 0), (0, 0, 3, 1, 3), (5, 0, 1, 2, 3), (4, 4, "50%", 4, 3), (100, 0, 0, 1, 20), (0, 0, 0, 8, 0)],
 )
-def test_members_follow_leases_queue_and_buffer(leased: int, queued: int, buffer: int | str, slots: int, members: int) -> None:
+def test_members_follow_leases_queue_and_buffer(
+    leased: int, queued: int, buffer: int | str, slots: int, members: int
+) -> None:
     scale = PoolScale(min=0, max=20, buffer=buffer)
     assert demanded_members(Demand(leased, queued), scale, slots) == members
 

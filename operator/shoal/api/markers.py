@@ -44,7 +44,10 @@ class PreserveUnknown:
 
 @dataclass(frozen=True)
 class IntOrString:
-    """A number or text."""
+    """A number, not below `minimum`, or text that matches `pattern`."""
+
+    minimum: int
+    pattern: str
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ def _build_member(owner: Owner, spec: EnvironmentPoolSpec, variant: Variant, ima
         lifecycle=_lifecycle(spec.lifecycle),
         broker_url=owner.url(Role.BROKER, PORTS[Role.BROKER]),
     )
-    isolation: Manifest = {"runtimeClassName": spec.isolation.runtime_class_name} if spec.isolation.runtime_class_name else {}
+    isolation: Manifest = (
+        {"runtimeClassName": spec.isolation.runtime_class_name} if spec.isolation.runtime_class_name else {}
+    )
     if beside:
         isolation["initContainers"] = [_openenv_container(image)]
     return build_pod(

@@ -117,7 +117,12 @@ def _container(plan: PodPlan) -> Manifest:
 
 
 def _probe(path: str, port: int, *, period: int, failures: int) -> Manifest:
-    return {"httpGet": {"path": path, "port": port}, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures}
+    return {
+        "httpGet": {"path": path, "port": port},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
 
 
 def _secret(name: str) -> Manifest:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from shoal.api.labels import FLEET, JOB, PORTS, POOL, ROLE, Role
+from shoal.api.labels import FLEET, JOB, POOL, PORTS, ROLE, Role
 from shoal.cli.cluster import Cluster, connect
 from shoal.cli.errors import UserError
 from shoal.cli.options import kubeconfig_option, namespace_option, resolve_kubeconfig
@@ -24,7 +24,9 @@ Json = dict[str, Any]
 @click.option("-p", "--previous", is_flag=True, help="The run before the last restart.")
 @kubeconfig_option
 @namespace_option
-def command(job: str, role: str, follow: bool, tail: int, previous: bool, kubeconfig: Path | None, namespace: str) -> None:
+def command(
+    job: str, role: str, follow: bool, tail: int, previous: bool, kubeconfig: Path | None, namespace: str
+) -> None:
     """Print the log of a role's pods of an RLJob, of its pools (environment, broker) or of its fleet (engine, gateway)."""
 
     async def show() -> None:
@@ -51,7 +53,9 @@ async def pods_of(cluster: Cluster, job: str, role: str) -> list[Json]:
 def _owners(job: Json, role: str) -> list[tuple[str, str]]:
     name, spec = job["metadata"]["name"], job["spec"]
     if role in (Role.ENVIRONMENT, Role.BROKER):
-        return [(POOL, (entry.get("ref") or {}).get("name") or f"{name}-{entry['name']}") for entry in spec["environments"]]
+        return [
+            (POOL, (entry.get("ref") or {}).get("name") or f"{name}-{entry['name']}") for entry in spec["environments"]
+        ]
     if role in (Role.ENGINE, Role.GATEWAY):
         return [(FLEET, (spec["fleet"].get("ref") or {}).get("name") or f"{name}-fleet")]
     return [(JOB, name)]

@@ -17,7 +17,11 @@ def read_manifests(paths: tuple[Path, ...]) -> list[Json]:
     """
     documents: list[Json] = []
     for path in paths:
-        files = sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml", ".json")) if path.is_dir() else [path]
+        files = (
+            sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml", ".json"))
+            if path.is_dir()
+            else [path]
+        )
         for file in files:
             documents += _read(file)
     if not documents:

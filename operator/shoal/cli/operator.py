@@ -6,13 +6,21 @@ import click
 
 
 @click.command()
-@click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: in-cluster, then $KUBECONFIG.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Default: in-cluster, then $KUBECONFIG.",
+)
 @click.option("--namespace", help="Watch this namespace alone; default: all.")
 @click.option("--image-tag", default="latest", show_default=True, help="Tag of the images that pods run.")
 @click.option("--image", "images", multiple=True, metavar="ROLE=IMAGE", help="Image of one role; may be repeated.")
-@click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 256), help="Resources reconciled at once.")
+@click.option(
+    "--workers", default=8, show_default=True, type=click.IntRange(1, 256), help="Resources reconciled at once."
+)
 @click.option("--metrics-listen", default="", metavar="HOST:PORT", help="Serve /metrics and /healthz here.")
-@click.option("--leader-elect/--no-leader-elect", default=False, show_default=True, help="Needed with more than one replica.")
+@click.option(
+    "--leader-elect/--no-leader-elect", default=False, show_default=True, help="Needed with more than one replica."
+)
 def command(
     kubeconfig: Path | None,
     namespace: str | None,
@@ -44,5 +52,7 @@ def _role_image(entry: str) -> tuple[str, str]:
 
     role, equals, image = entry.partition("=")
     if not equals or role not in PORTS or not image:
-        raise click.BadParameter(f"{entry!r}: expected ROLE=IMAGE with a role of {', '.join(PORTS)}", param_hint="--image")
+        raise click.BadParameter(
+            f"{entry!r}: expected ROLE=IMAGE with a role of {', '.join(PORTS)}", param_hint="--image"
+        )
     return role, image

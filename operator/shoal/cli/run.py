@@ -43,7 +43,13 @@ class RunOptions:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--seed", type=int, help="Sets spec.seed of every RLJob.")
-@click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Sets a field of every RLJob, such as spec.trainer.steps=20.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Sets a field of every RLJob, such as spec.trainer.steps=20.",
+)
 @click.option(
     "--control-plane",
     type=click.Choice(["embedded", "kube-apiserver"]),
@@ -51,8 +57,16 @@ class RunOptions:
     show_default=True,
     help="kube-apiserver: the real one, from the folder that KUBEBUILDER_ASSETS names.",
 )
-@click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Use this cluster, where the operator runs already.")
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Keep the control plane's state here, so that a later run resumes the job.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Use this cluster, where the operator runs already.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    help="Keep the control plane's state here, so that a later run resumes the job.",
+)
 @click.option("--report-dir", type=click.Path(path_type=Path), default=Path("shoal-report"), show_default=True)
 @click.option("--timeout", type=float, default=3600.0, show_default=True, help="Seconds after which to give up.")
 @click.option("--keep", is_flag=True, help="Leave pools, fleets and services up after the end, until Ctrl-C.")
@@ -132,7 +146,9 @@ async def _run(options: RunOptions) -> None:
         if options.keep:
             click.echo("The services stay up; Ctrl-C ends them.")
             await asyncio.Event().wait()
-    failed = next((each for each in body["status"]["conditions"] if each["type"] == "Failed" and each["status"] == "True"), None)
+    failed = next(
+        (each for each in body["status"]["conditions"] if each["type"] == "Failed" and each["status"] == "True"), None
+    )
     if failed is not None:
         raise JobFailedError(f"RLJob {job} failed: {failed['reason']}: {failed['message']}")
 
@@ -170,7 +186,9 @@ async def _wait_established(cluster: Cluster, probe: Json) -> None:
             return
         except NotFoundError:
             if time.monotonic() > deadline:
-                raise UserError("Shoal's CustomResourceDefinitions are not installed: shoal crds | kubectl apply --server-side -f -") from None
+                raise UserError(
+                    "Shoal's CustomResourceDefinitions are not installed: shoal crds | kubectl apply --server-side -f -"
+                ) from None
             await asyncio.sleep(0.1)
 
 
@@ -186,7 +204,9 @@ async def _follow(cluster: Cluster, job: str, timeout: float, progress: Progress
                     return body
         await asyncio.sleep(POLL_SECONDS)
     body = await cluster.get(RL_JOBS, job)
-    raise JobFailedError(f"RLJob {job} has not ended after {timeout:g} s (phase {body.get('status', {}).get('phase', 'unknown')})")
+    raise JobFailedError(
+        f"RLJob {job} has not ended after {timeout:g} s (phase {body.get('status', {}).get('phase', 'unknown')})"
+    )
 
 
 def _ended(body: Json) -> bool:

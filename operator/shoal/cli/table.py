@@ -86,5 +86,7 @@ def render(head: Row, rows: list[Row]) -> str:
     if not rows:
         return ""
     widths = [max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows))
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+    )
     return "\n".join(lines) + "\n"

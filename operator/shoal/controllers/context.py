@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shoal.api.base import Condition
-from shoal.api.labels import PORTS
+from shoal.api.labels import PORTS, Role
 from shoal.builders.images import Images
 from shoal.controllers.effects import Effects, Subject
 from shoal.controllers.status import StatusWriter
@@ -18,6 +18,10 @@ from shoal.planner.conditions import Verdict
 from shoal.planner.observed import PodView
 
 Json = dict[str, Any]
+
+
+SERVICES = (Role.BROKER, Role.GATEWAY, Role.DATA)
+SILENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Context:
     def now(self) -> float:
         """Seconds since the epoch."""
         return self.clock.wall().timestamp()
+
+    def requeue(self, uid: str, seconds: float | None) -> float | None:
+        """When to look again: as planned, and soon while a service of the resource does not answer, since no event will tell."""
+        silent = any(seen is not None and seen.error for seen in (self.scraper.get(uid, role) for role in SERVICES))
+        return min(seconds or SILENT_SECONDS, SILENT_SECONDS) if silent else seconds
 
     async def reject(self, subject: Subject, body: Json, error: ValidationError) -> None:
         """Tell on the object itself that its spec cannot be read (it was stored under another schema)."""

@@ -12,7 +12,7 @@ from shoal.controllers.peers import Peers
 from shoal.engine.clock import Clock
 from shoal.engine.expectations import Expectations
 from shoal.engine.keys import ObjectKey
-from shoal.engine.recorder import EventRecorder
+from shoal.engine.recorder import EventRecorder, Reference
 from shoal.kube.client import KubeClient
 from shoal.kube.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES, Resource
@@ -60,15 +60,10 @@ class Subject:
     service_ip: str = ""
     token: str = ""
 
-    def reference(self) -> dict[str, str]:
-        """An object reference for Events."""
-        return {
-            "apiVersion": self.resource.api_version,
-            "kind": self.owner.kind,
-            "name": self.owner.name,
-            "namespace": self.owner.namespace,
-            "uid": self.owner.uid,
-        }
+    def reference(self) -> Reference:
+        """What Events about this resource refer to."""
+        owner = self.owner
+        return Reference(self.resource.api_version, owner.kind, owner.namespace, owner.name, owner.uid)
 
 
 class Effects:
@@ -100,7 +95,8 @@ class Effects:
 
     async def perform(self, subject: Subject, actions: Iterable[Action]) -> None:
         """Do everything; shared children first and in order, pods side by side. Raises the first API error at the end."""
-        ordered, parallel = [], []
+        ordered: list[Action] = []
+        parallel: list[Action] = []
         for action in actions:
             (ordered if isinstance(action, Apply | CreateOnce | Event) else parallel).append(action)
         for action in ordered:
@@ -134,12 +130,17 @@ class Effects:
                 if await self._peers.drain_engine(subject.service_ip, subject.token, name):
                     await self._delete_pod(owner, "engine", name, uid, reason)
             case DeleteSelf():
-                await self._ignore(NotFoundError, lambda: self._client.delete(subject.resource, owner.name, owner.namespace, uid=owner.uid))
+                await self._ignore(
+                    NotFoundError,
+                    lambda: self._client.delete(subject.resource, owner.name, owner.namespace, uid=owner.uid),
+                )
             case Event(type_, reason, message):
                 await self._recorder.record(subject.reference(), type_, reason, message)
 
     async def _create_once(self, manifest: dict[str, Any], namespace: str) -> None:
-        await self._ignore(AlreadyExistsError, lambda: self._client.create(RESOURCES[manifest["kind"]], manifest, namespace))
+        await self._ignore(
+            AlreadyExistsError, lambda: self._client.create(RESOURCES[manifest["kind"]], manifest, namespace)
+        )
 
     async def _create_pod(self, owner: Owner, role: str, manifest: dict[str, Any]) -> None:
         named = _named(manifest)
@@ -181,7 +182,7 @@ def _named(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest, "metadata": metadata}
 
 
-def _reference(owner: Owner) -> dict[str, str]:
+def _reference(owner: Owner) -> Reference:
     return Subject(owner, RESOURCES[owner.kind]).reference()
 
 

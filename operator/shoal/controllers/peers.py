@@ -3,6 +3,7 @@
 Both go to the service that owns the decision (broker, gateway), so that a lease or a request that arrives at the same moment wins.
 """
 
+import asyncio
 import logging
 
 import aiohttp
@@ -16,18 +17,19 @@ CALL_SECONDS = 5.0
 
 
 class Peers:
-    """Calls to brokers and gateways by pod address; use as an async context manager."""
+    """Calls to brokers and gateways by pod address, while `run` runs."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> "Peers":
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_SECONDS))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+    async def run(self) -> None:
+        """Hold the connections open until cancelled."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_SECONDS)) as session:
+            self._session = session
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._session = None
 
     async def retire_member(self, broker_ip: str, token: str, member: str) -> bool:
         """Whether all slots of the member are out of service; False while one is leased or the broker cannot say."""
@@ -40,7 +42,8 @@ class Peers:
         return await self._accepted(url, token, {})
 
     async def _accepted(self, url: str, token: str, body: dict[str, object]) -> bool:
-        assert self._session is not None, "Peers is used outside its context"
+        if self._session is None:
+            return False
         try:
             async with self._session.post(url, json=body, headers={"Authorization": f"Bearer {token}"}) as response:
                 # 404: the service does not know it (any more), so nothing can be lost by deleting its pod.

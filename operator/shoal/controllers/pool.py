@@ -34,12 +34,16 @@ class PoolController:
         self._context = context
         self._memory: dict[str, dict[str, ScaleMemory]] = {}
 
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of a pool that is gone."""
+        self._memory.pop(uid, None)
+
     async def reconcile(self, key: ObjectKey) -> Result:
         """One pass over the pool of this key; a pool that is gone needs none, its children are garbage collected."""
         context = self._context
         body = context.world.pools.get(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
-            return self._forget(body)
+            return Result()
         owner = environment.pool_owner(key.name, key.namespace, body["metadata"]["uid"])
         pods = context.world.pods_of(owner.uid)
         token = context.world.token_of(owner.uid, owner.secret)
@@ -57,14 +61,7 @@ class PoolController:
         self._memory[owner.uid] = plan.memory
         await context.status.write(ENVIRONMENT_POOLS, body, plan.status)
         await context.effects.perform(subject, plan.actions)
-        return Result(plan.requeue_after)
-
-    def _forget(self, body: Json | None) -> Result:
-        if body is not None:
-            uid = body["metadata"]["uid"]
-            self._memory.pop(uid, None)
-            self._context.scraper.set_targets(uid, {})
-        return Result()
+        return Result(context.requeue(owner.uid, plan.requeue_after))
 
     def _watch_broker(self, uid: str, broker: PodView | None, token: str) -> None:
         targets = {Role.BROKER: Target(url_of(broker), BrokerStatus, token)} if broker and token else {}

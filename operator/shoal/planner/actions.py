@@ -1,7 +1,7 @@
 """What a plan asks the controller to do. Order matters: actions are applied from first to last."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Manifest = dict[str, Any]
 
@@ -65,7 +65,7 @@ class DeleteSelf:
 class Event:
     """A Kubernetes Event on the resource; written on transitions only."""
 
-    type: str
+    type: Literal["Normal", "Warning"]
     reason: str
     message: str
 

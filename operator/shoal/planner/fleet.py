@@ -107,7 +107,9 @@ def _counts(
     low = sum(group.replicas.min for group in spec.worker_groups)
     high = sum(group.replicas.max for group in spec.worker_groups)
     if spec.replicas is not None:
-        return dict(zip(names, sizing.engines_per_group(spec.worker_groups, spec.replicas), strict=True)), sizing.ScaleMemory()
+        return dict(
+            zip(names, sizing.engines_per_group(spec.worker_groups, spec.replicas), strict=True)
+        ), sizing.ScaleMemory()
     engines = [pod for pod in observed.pods if pod.role == Role.ENGINE and not pod.deleting and not pod.finished]
     current = max(low, len(engines) + sum(observed.expected.creating(expectation(name)) for name in names))
     total, memory = sizing.settle_engines(current, low, high, _load(observed.gateway), spec.autoscale, memory, now)
@@ -168,7 +170,9 @@ def _status(
         endpoint=desired.endpoint,
     )
     verdicts = _verdicts(spec, observed, status)
-    return status.model_copy(update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)})
+    return status.model_copy(
+        update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
+    )
 
 
 def _entry(pod: PodView, reading: FleetReading) -> EngineStatusEntry:
@@ -180,7 +184,9 @@ def _verdicts(spec: RolloutFleetSpec, observed: FleetObserved, status: RolloutFl
     if spec.suspend:
         available = Verdict("Available", False, "Suspended", "spec.suspend is true")
     elif observed.gateway.value is None:
-        available = Verdict("Available", False, "GatewayNotReady", observed.gateway.error or "the gateway has not answered yet")
+        available = Verdict(
+            "Available", False, "GatewayNotReady", observed.gateway.error or "the gateway has not answered yet"
+        )
     elif not serving and status.desired_replicas > 0:
         available = Verdict("Available", False, "NoEngineReady", f"0 of {status.desired_replicas} engines serve")
     else:

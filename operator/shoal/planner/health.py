@@ -27,7 +27,9 @@ def degraded(pods: Iterable[PodView], *, healthy: str = "AllHealthy") -> Verdict
             detail = pod.trouble.message or pod.trouble.reason
             return Verdict("Degraded", True, reason, f"pod {pod.name}: {detail}")
         if pod.gated:
-            return Verdict("Degraded", True, "SchedulingGated", f"pod {pod.name} waits for its scheduling gates to be lifted")
+            return Verdict(
+                "Degraded", True, "SchedulingGated", f"pod {pod.name} waits for its scheduling gates to be lifted"
+            )
         if pod.unschedulable:
             return Verdict("Degraded", True, "Unschedulable", f"pod {pod.name}: {pod.unschedulable}")
     return Verdict("Degraded", False, healthy, "")

@@ -136,7 +136,11 @@ def _end_of(spec: RLJobSpec, observed: JobObserved, now: float) -> list[Verdict]
     if spec.active_deadline_seconds is not None and now >= started + spec.active_deadline_seconds and not spec.suspend:
         return [Verdict("Failed", True, "DeadlineExceeded", f"active for more than {spec.active_deadline_seconds} s")]
     attempts = _attempts(observed)
-    for role, limit in (("trainer", spec.backoff_limit.trainer), ("data", spec.backoff_limit.data), ("agents", spec.backoff_limit.agents)):
+    for role, limit in (
+        ("trainer", spec.backoff_limit.trainer),
+        ("data", spec.backoff_limit.data),
+        ("agents", spec.backoff_limit.agents),
+    ):
         count = getattr(attempts, role)
         if count > limit:
             last = health.degraded([pod for pod in observed.pods if pod.role in (role, role.removesuffix("s"))])
@@ -153,7 +157,9 @@ def _attempts(observed: JobObserved) -> RoleAttempts:
 
     old = observed.status.attempts
     return RoleAttempts(
-        trainer=failures(Role.TRAINER, old.trainer), data=failures(Role.DATA, old.data), agents=failures(Role.AGENT, old.agents)
+        trainer=failures(Role.TRAINER, old.trainer),
+        data=failures(Role.DATA, old.data),
+        agents=failures(Role.AGENT, old.agents),
     )
 
 
@@ -167,7 +173,9 @@ def _pod_actions(
     actions = plan_singleton(Role.DATA, of(Role.DATA), desired.data, observed.expected, wanted=running or lingering)
     answers = observed.data.value is not None
     trains = running and answers and observed.fleet.exists
-    actions += plan_singleton(Role.TRAINER, of(Role.TRAINER), desired.trainer, observed.expected, wanted=trains, keep_finished=True)
+    actions += plan_singleton(
+        Role.TRAINER, of(Role.TRAINER), desired.trainer, observed.expected, wanted=trains, keep_finished=True
+    )
     works = running and answers and observed.fleet.exists and all(pool.exists for pool in observed.environments)
     return actions + _agent_actions(desired, of(Role.AGENT), desired.agents if works else 0, observed.expected)
 
@@ -210,7 +218,9 @@ def _status(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, end: li
         start_time=None if spec.suspend else old.start_time or timestamp(now),
         completion_time=timestamp(_ended_at(old, now)) if end else None,
     )
-    return status.model_copy(update={"conditions": conditions.merge(old.conditions, verdicts, observed.generation, now)})
+    return status.model_copy(
+        update={"conditions": conditions.merge(old.conditions, verdicts, observed.generation, now)}
+    )
 
 
 def _phase(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> JobPhase:
@@ -262,7 +272,9 @@ def _dependency_ready(type_: str, dependency: DependencyView) -> Verdict:
     if dependency.available:
         return Verdict(type_, True, "Available", f"{dependency.kind} {dependency.name} serves")
     reason = "NotAvailable" if dependency.exists else "NotFound"
-    return Verdict(type_, False, reason, dependency.trouble or f"{dependency.kind} {dependency.name} does not serve yet")
+    return Verdict(
+        type_, False, reason, dependency.trouble or f"{dependency.kind} {dependency.name} does not serve yet"
+    )
 
 
 def _degraded(observed: JobObserved, end: list[Verdict]) -> Verdict:
@@ -284,7 +296,9 @@ def _waiting_for(observed: JobObserved) -> str:
     return f"waiting for {', '.join(missing)}" if missing else ""
 
 
-def _requeue(spec: RLJobSpec, observed: JobObserved, status: RLJobStatus, ended_at: float | None, now: float) -> float | None:
+def _requeue(
+    spec: RLJobSpec, observed: JobObserved, status: RLJobStatus, ended_at: float | None, now: float
+) -> float | None:
     """Seconds until the next deadline of this job; events and readings wake it before."""
     deadlines = []
     if ended_at is not None:

@@ -76,7 +76,11 @@ class PoolDesired:
 
 
 def plan_pool(
-    spec: EnvironmentPoolSpec, desired: PoolDesired, observed: PoolObserved, memory: dict[str, sizing.ScaleMemory], now: float
+    spec: EnvironmentPoolSpec,
+    desired: PoolDesired,
+    observed: PoolObserved,
+    memory: dict[str, sizing.ScaleMemory],
+    now: float,
 ) -> Plan:
     """One pass over a pool.
 
@@ -97,7 +101,11 @@ def plan_pool(
         plan = _plan_members(spec, pods, counts[variant], manifest, variant, observed, now)
         actions += _member_actions(plan, manifest, variant)
         partial |= plan.partial
-    gone = [pod for pod in observed.pods if pod.role == Role.ENVIRONMENT and pod.group not in desired.members and not pod.deleting]
+    gone = [
+        pod
+        for pod in observed.pods
+        if pod.role == Role.ENVIRONMENT and pod.group not in desired.members and not pod.deleting
+    ]
     actions += [RetireMember(pod.name, pod.uid, "VariantRemoved") for pod in gone]
     status = _status(spec, desired, observed, counts, now)
     actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
@@ -115,7 +123,11 @@ def _members_of(pods: Sequence[PodView], variant: str) -> list[PodView]:
 
 
 def _counts(
-    spec: EnvironmentPoolSpec, variants: list[str], observed: PoolObserved, memory: dict[str, sizing.ScaleMemory], now: float
+    spec: EnvironmentPoolSpec,
+    variants: list[str],
+    observed: PoolObserved,
+    memory: dict[str, sizing.ScaleMemory],
+    now: float,
 ) -> tuple[dict[str, int], dict[str, sizing.ScaleMemory], float | None]:
     """Members per variant, timers, and when the next timer fires."""
     if spec.suspend:
@@ -132,8 +144,12 @@ def _counts(
         current = max(low, min(max(low, high), len(pods) + observed.expected.creating(expectation(variant))))
         wanted = sizing.demanded_members(_demand(observed.broker, variant, pods), scale, spec.slots_per_member)
         if observed.broker.value is None:
-            wanted = max(wanted, current)  # without the broker's report nobody knows what is leased: never shrink blindly
-        counts[variant], kept[variant], wait = sizing.settle_members(wanted, current, scale, memory.get(variant, sizing.ScaleMemory()), now)
+            wanted = max(
+                wanted, current
+            )  # without the broker's report nobody knows what is leased: never shrink blindly
+        counts[variant], kept[variant], wait = sizing.settle_members(
+            wanted, current, scale, memory.get(variant, sizing.ScaleMemory()), now
+        )
         wake = _soonest(wake, wait)
     return counts, kept, wake
 
@@ -151,7 +167,13 @@ def _demand(broker: Reading[PoolReading], variant: str, pods: Sequence[PodView])
 
 
 def _plan_members(
-    spec: EnvironmentPoolSpec, pods: list[PodView], count: int, manifest: Manifest, variant: str, observed: PoolObserved, now: float
+    spec: EnvironmentPoolSpec,
+    pods: list[PodView],
+    count: int,
+    manifest: Manifest,
+    variant: str,
+    observed: PoolObserved,
+    now: float,
 ) -> PodSetPlan:
     refill = max(1, int(spec.scale.refill_rate * SETTLE_SECONDS))
     return plan_podset(
@@ -170,7 +192,9 @@ def _slots(broker: Reading[PoolReading], pod: PodView) -> MemberSlots:
     return MemberSlots() if broker.value is None else broker.value.members.get(pod.name, MemberSlots())
 
 
-def _replacement_reason(spec: EnvironmentPoolSpec, broker: Reading[PoolReading], now: float) -> Callable[[PodView], str]:
+def _replacement_reason(
+    spec: EnvironmentPoolSpec, broker: Reading[PoolReading], now: float
+) -> Callable[[PodView], str]:
     """Why a member of the current template is replaced all the same: its age, or all its slots in quarantine."""
 
     def reason(pod: PodView) -> str:
@@ -224,7 +248,9 @@ def _status(
         latency=LeaseLatency(p50=f"{reading.p50:.3f}", p99=f"{reading.p99:.3f}"),
     )
     verdicts = _verdicts(spec, observed, status)
-    return status.model_copy(update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)})
+    return status.model_copy(
+        update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
+    )
 
 
 def _variant_status(spec: EnvironmentPoolSpec, observed: PoolObserved, name: str, count: int) -> VariantStatus:
@@ -253,11 +279,15 @@ def _verdicts(spec: EnvironmentPoolSpec, observed: PoolObserved, status: Environ
     if spec.suspend:
         available = Verdict("Available", False, "Suspended", "spec.suspend is true")
     elif observed.broker.value is None:
-        available = Verdict("Available", False, "BrokerNotReady", observed.broker.error or "the broker has not answered yet")
+        available = Verdict(
+            "Available", False, "BrokerNotReady", observed.broker.error or "the broker has not answered yet"
+        )
     elif status.ready_replicas == 0 and status.desired_replicas > 0:
         available = Verdict("Available", False, "NoMemberReady", f"0 of {status.desired_replicas} members are ready")
     else:
-        available = Verdict("Available", True, "Serving", f"{status.ready_replicas} of {status.desired_replicas} members are ready")
+        available = Verdict(
+            "Available", True, "Serving", f"{status.ready_replicas} of {status.desired_replicas} members are ready"
+        )
     moving = status.replicas != status.desired_replicas or status.updated_replicas != status.replicas
     moving |= status.ready_replicas != status.replicas
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"

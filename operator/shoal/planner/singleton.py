@@ -12,7 +12,13 @@ from shoal.planner.observed import Expected, PodView
 
 
 def plan_singleton(
-    role: str, pods: Sequence[PodView], manifest: Manifest, expected: Expected, *, wanted: bool, keep_finished: bool = False
+    role: str,
+    pods: Sequence[PodView],
+    manifest: Manifest,
+    expected: Expected,
+    *,
+    wanted: bool,
+    keep_finished: bool = False,
 ) -> list[Action]:
     """At most one action: create the pod, or let an outdated, finished or unwanted one go.
 

@@ -7,7 +7,6 @@ from shoal.api.v1alpha1.common import resolve_count, seconds
 from shoal.api.v1alpha1.environmentpool import PoolScale
 from shoal.api.v1alpha1.rolloutfleet import FleetAutoscale, WorkerGroup
 
-
 HEADROOM = 0.8
 """An engine is removed only if the others would then stay this far below the target; otherwise it would come right back."""
 
@@ -100,7 +99,9 @@ def settle_engines(
     if load is None:
         return current, memory
     busy = load.queued > rule.target_queue * max(1, current) or load.kv_use_percent > rule.target_kv_use_percent
-    fits_fewer = load.queued == 0 and load.kv_use_percent * current < rule.target_kv_use_percent * (current - 1) * HEADROOM
+    fits_fewer = (
+        load.queued == 0 and load.kv_use_percent * current < rule.target_kv_use_percent * (current - 1) * HEADROOM
+    )
     memory = ScaleMemory(
         smaller_since=(memory.smaller_since or now) if fits_fewer and current > low else None,
         busier_since=(memory.busier_since or now) if busy and current < high else None,

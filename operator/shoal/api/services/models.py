@@ -126,6 +126,7 @@ class EngineStatus(Report):
     name: str = ""
     phase: EnginePhase = EnginePhase.STARTING
     weight_version: int = 0
+    weights: WeightsTarget | None = Field(None, description="What was loaded last; None: the original weights.")
     running: int = 0
     waiting: int = 0
     kv_use: float = 0.0

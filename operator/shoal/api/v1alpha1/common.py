@@ -20,7 +20,9 @@ PERCENT_OR_COUNT = r"^(100|[0-9]{1,2})%$"
 
 Duration = Annotated[str, Field(pattern=DURATION, max_length=32)]
 Name = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=40)]
-CountOrPercent = Annotated[int | str, IntOrString(), Field(description="A number, or a percentage such as 10%.")]
+CountOrPercent = Annotated[int | str, IntOrString(minimum=0, pattern=PERCENT_OR_COUNT)]
+"""A number that is not negative, or a percentage such as 10%."""
+
 FreeForm = Annotated[dict[str, Any], PreserveUnknown()]
 
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -49,6 +51,11 @@ def resolve_count(value: int | str, total: int, *, round_up: bool = True) -> int
     return -(-share // 100) if round_up else share // 100
 
 
+def name_limit(characters: int) -> Cel:
+    """The rule that keeps the names of children, which are longer, within Kubernetes' 63 characters."""
+    return Cel(f"size(self.metadata.name) <= {characters}", f"the name must not be longer than {characters} characters")
+
+
 class TemplateMetadata(ApiModel):
     """Labels and annotations added to the built pod."""
 
@@ -60,7 +67,9 @@ class PodTemplate(ApiModel):
     """A pod's metadata and PodSpec, strategic-merged over the pod that Shoal builds."""
 
     metadata: TemplateMetadata = Field(default_factory=TemplateMetadata)
-    spec: FreeForm = Field(default_factory=dict, description="A core/v1 PodSpec; the container that Shoal builds is named `main`.")
+    spec: FreeForm = Field(
+        default_factory=dict, description="A core/v1 PodSpec; the container that Shoal builds is named `main`."
+    )
 
 
 class ObjectRef(ApiModel):

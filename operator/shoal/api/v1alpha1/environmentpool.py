@@ -7,7 +7,7 @@ from pydantic import Field
 
 from shoal.api.base import ApiModel, Condition, StatusModel
 from shoal.api.markers import Cel, Column, ListMap, Resource, Scale
-from shoal.api.v1alpha1.common import CountOrPercent, Duration, FreeForm, Name, PodTemplate
+from shoal.api.v1alpha1.common import CountOrPercent, Duration, FreeForm, Name, PodTemplate, name_limit
 
 
 class Protocol(StrEnum):
@@ -33,10 +33,17 @@ class EnvironmentSpec(ApiModel):
     )
 
     protocol: Protocol
-    entrypoint: Annotated[
-        str,
-        Field(min_length=1, max_length=512, description="Environment id (Gymnasium, TextArena), URL (OpenEnv) or module:factory."),
-    ] | None = None
+    entrypoint: (
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=512,
+                description="Environment id (Gymnasium, TextArena), URL (OpenEnv) or module:factory.",
+            ),
+        ]
+        | None
+    ) = None
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     config: FreeForm = Field(default_factory=dict, description="Passed to the adapter of the protocol.")
 
@@ -86,7 +93,9 @@ class Lifecycle(ApiModel):
     reset: ResetPolicy = Field(default_factory=ResetPolicy)
     max_episodes: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     max_age: Duration | None = None
-    quarantine: Annotated[int, Field(ge=1, le=1000, description="Faults of one slot after which it is quarantined.")] = 1
+    quarantine: Annotated[
+        int, Field(ge=1, le=1000, description="Faults of one slot after which it is quarantined.")
+    ] = 1
 
 
 class LeasePolicy(ApiModel):
@@ -116,7 +125,12 @@ class EnvironmentPoolSpec(ApiModel):
 
     environment: EnvironmentSpec
     variants: Annotated[list[Variant], ListMap("name"), Field(max_length=256)] = Field(default_factory=list)
-    replicas: Annotated[int, Field(ge=0, le=100_000, description="Pins the number of members; scale then only shapes the pace.")] | None = None
+    replicas: (
+        Annotated[
+            int, Field(ge=0, le=100_000, description="Pins the number of members; scale then only shapes the pace.")
+        ]
+        | None
+    ) = None
     slots_per_member: Annotated[int, Field(ge=1, le=1024)] = 1
     template: PodTemplate = Field(default_factory=PodTemplate)
     isolation: Isolation = Field(default_factory=Isolation)
@@ -172,6 +186,7 @@ class EnvironmentPoolStatus(StatusModel):
 class EnvironmentPool(ApiModel):
     """A pool of warm environments that agents lease one slot at a time."""
 
+    cel: ClassVar[tuple[Cel, ...]] = (name_limit(47),)
     resource: ClassVar[Resource] = Resource(
         kind="EnvironmentPool",
         plural="environmentpools",

@@ -7,7 +7,15 @@ from pydantic import Field
 
 from shoal.api.base import ApiModel, Condition, StatusModel
 from shoal.api.markers import Cel, Column, ListMap, Resource, immutable
-from shoal.api.v1alpha1.common import Duration, FreeForm, ModelSpec, Name, ObjectRef, PodTemplate, ReplicaRange, SharedStorage
+from shoal.api.v1alpha1.common import (
+    DNS_LABEL,
+    FreeForm,
+    ModelSpec,
+    ObjectRef,
+    PodTemplate,
+    SharedStorage,
+    name_limit,
+)
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetSpec
 
@@ -51,7 +59,7 @@ class EnvironmentSource(ApiModel):
         Cel("has(self.ref) != has(self.template)", "exactly one of ref and template must be set"),
     )
 
-    name: Name
+    name: Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=16)]
     ref: ObjectRef | None = None
     template: PoolTemplate | None = None
 
@@ -102,8 +110,10 @@ class Agents(ApiModel):
     """The processes that run episodes."""
 
     harness: Harness = Field(default_factory=Harness)
-    replicas: ReplicaRange = Field(default_factory=ReplicaRange)
-    concurrency: Annotated[int, Field(ge=1, le=10_000, description="Episodes that one agent process runs at once.")] = 32
+    replicas: Annotated[int, Field(ge=0, le=10_000, description="Agent processes.")] = 1
+    concurrency: Annotated[int, Field(ge=1, le=10_000, description="Episodes that one agent process runs at once.")] = (
+        32
+    )
     max_turns: Annotated[int, Field(ge=1, le=100_000)] = 32
     turn_budget: TurnBudget = TurnBudget.FIXED
     sampling: Sampling = Field(default_factory=Sampling)
@@ -141,7 +151,10 @@ class TaskSource(ApiModel):
 
     seeds: SeedRange | None = None
     inline: Annotated[list[FreeForm], Field(max_length=1000)] | None = None
-    file: Annotated[str, Field(pattern=r"^/", max_length=1024, description="A JSON Lines file on the shared volume.")] | None = None
+    file: (
+        Annotated[str, Field(pattern=r"^/", max_length=1024, description="A JSON Lines file on the shared volume.")]
+        | None
+    ) = None
 
 
 class ZeroVariance(StrEnum):
@@ -173,9 +186,10 @@ class Evaluation(ApiModel):
     temperature: Decimal = "1.0"
     every: Annotated[int, Field(ge=1, le=1_000_000, description="Also after every so many steps.")] | None = None
     success_threshold: Decimal = "1.0"
-    optimum: Annotated[
-        Decimal, Field(description="Mean success of an optimal policy, for the report; it decides nothing.")
-    ] | None = None
+    optimum: (
+        Annotated[Decimal, Field(description="Mean success of an optimal policy, for the report; it decides nothing.")]
+        | None
+    ) = None
 
 
 class Data(ApiModel):
@@ -186,7 +200,9 @@ class Data(ApiModel):
     group_size: Annotated[int, Field(ge=2, le=1024)] = 8
     sampler: Sampler = Sampler.UNIFORM
     allocator: Allocator = Allocator.FIXED
-    max_staleness: Annotated[int, Field(ge=0, le=1000, description="Weight versions a trained token may lag behind.")] = 2
+    max_staleness: Annotated[
+        int, Field(ge=0, le=1000, description="Weight versions a trained token may lag behind.")
+    ] = 2
     zero_variance: ZeroVariance = ZeroVariance.DROP
     max_consecutive_faults: Annotated[int, Field(ge=1, le=100_000)] = 10
     evaluation: Evaluation | None = None
@@ -231,9 +247,15 @@ class Optimizer(ApiModel):
 class Ray(ApiModel):
     """The Ray cluster that trains: one inside the trainer's pod, or one that exists."""
 
-    existing_cluster: Annotated[
-        str, Field(pattern=r"^(ray://)?[^\s:]+:[0-9]+$", max_length=253, description="HOST:PORT of a running Ray cluster.")
-    ] | None = None
+    existing_cluster: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^(ray://)?[^\s:]+:[0-9]+$", max_length=253, description="HOST:PORT of a running Ray cluster."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Checkpoint(ApiModel):
@@ -276,7 +298,6 @@ class RLJobSpec(ApiModel):
     cel: ClassVar[tuple[Cel, ...]] = (
         Cel("self.model == oldSelf.model", "model is immutable", field_path=".model"),
         Cel("self.storage == oldSelf.storage", "storage is immutable", field_path=".storage"),
-        Cel("self.data.store == oldSelf.data.store", "the store is immutable", field_path=".data.store"),
     )
 
     model: ModelSpec
@@ -370,6 +391,7 @@ class RLJobStatus(StatusModel):
 class RLJob(ApiModel):
     """One training run, from a first policy to a better one."""
 
+    cel: ClassVar[tuple[Cel, ...]] = (name_limit(30),)
     resource: ClassVar[Resource] = Resource(
         kind="RLJob",
         plural="rljobs",

@@ -6,8 +6,17 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from shoal.api.base import ApiModel, Condition, StatusModel
-from shoal.api.markers import Column, ListMap, Resource, Scale
-from shoal.api.v1alpha1.common import CountOrPercent, Duration, ModelSpec, Name, PodTemplate, ReplicaRange, SharedStorage
+from shoal.api.markers import Cel, Column, ListMap, Resource, Scale
+from shoal.api.v1alpha1.common import (
+    CountOrPercent,
+    Duration,
+    ModelSpec,
+    Name,
+    PodTemplate,
+    ReplicaRange,
+    SharedStorage,
+    name_limit,
+)
 
 
 class EngineType(StrEnum):
@@ -86,7 +95,9 @@ class Routing(ApiModel):
 class FleetAutoscale(ApiModel):
     """When engines are added and removed, between the groups' min and max."""
 
-    target_queue: Annotated[int, Field(ge=1, le=100_000, description="Waiting requests per engine that are tolerated.")] = 8
+    target_queue: Annotated[
+        int, Field(ge=1, le=100_000, description="Waiting requests per engine that are tolerated.")
+    ] = 8
     target_kv_use_percent: Annotated[int, Field(ge=1, le=100)] = 80
     scale_up_window: Duration = "30s"
     scale_down_window: Duration = "5m"
@@ -97,10 +108,17 @@ class RolloutFleetSpec(ApiModel):
 
     model: ModelSpec
     engine: EngineSpec = Field(default_factory=EngineSpec)
-    replicas: Annotated[
-        int,
-        Field(ge=0, le=100_000, description="Pins the number of engines over all groups, filled in the groups' order up to each max."),
-    ] | None = None
+    replicas: (
+        Annotated[
+            int,
+            Field(
+                ge=0,
+                le=100_000,
+                description="Pins the number of engines over all groups, filled in the groups' order up to each max.",
+            ),
+        ]
+        | None
+    ) = None
     worker_groups: Annotated[list[WorkerGroup], ListMap("name"), Field(min_length=1, max_length=16)] = Field(
         default_factory=lambda: [WorkerGroup(name="default")]
     )
@@ -160,6 +178,7 @@ class RolloutFleetStatus(StatusModel):
 class RolloutFleet(ApiModel):
     """Inference engines behind one gateway; a trainer changes their weights while they serve."""
 
+    cel: ClassVar[tuple[Cel, ...]] = (name_limit(47),)
     resource: ClassVar[Resource] = Resource(
         kind="RolloutFleet",
         plural="rolloutfleets",

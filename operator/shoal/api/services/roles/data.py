@@ -60,6 +60,8 @@ class DataConfig(RoleConfig):
     success: SuccessConfig | None = None
     max_turns: int = Field(32, ge=1)
     temperature: float = Field(1.0, ge=0)
-    assignment_seconds: float = Field(60.0, gt=0, description="An assignment that is not renewed for this long is handed out again.")
+    assignment_seconds: float = Field(
+        60.0, gt=0, description="An assignment that is not renewed for this long is handed out again."
+    )
     batch_seconds: float = Field(120.0, gt=0, description="A batch that is not renewed for this long goes back.")
     seed: int = 0

@@ -8,7 +8,7 @@ from shoal.api.services.common import Message, RoleConfig
 
 
 class StrategyConfig(Message):
-    """A named strategy and its parameters."""
+    """A named strategy and its parameters, which are in camelCase as the manifest has them."""
 
     name: str
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -24,9 +24,10 @@ class AlgorithmConfig(Message):
 
 
 class OptimizerConfig(Message):
-    """AdamW and its schedule."""
+    """AdamW and its schedule: a linear rise over `warmup_steps`, then a linear fall to `decay_to` times the rate."""
 
     learning_rate: float = Field(1e-6, gt=0)
+    decay_to: float = Field(1.0, ge=0, le=1, description="Share of the learning rate that is left at the last step.")
     weight_decay: float = Field(0.0, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     warmup_steps: int = Field(0, ge=0)
@@ -39,7 +40,9 @@ class TrainerConfig(RoleConfig):
 
     port: int = Field(8006, ge=0, le=65535)
     job: str = ""
-    folder: str = Field(min_length=1, description="Folder of the job on the shared volume: versions/ and checkpoints/ lie in it.")
+    folder: str = Field(
+        min_length=1, description="Folder of the job on the shared volume: versions/ and checkpoints/ lie in it."
+    )
     model: str = Field(min_length=1, description="Folder or hub name of the original weights (version 0).")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int = Field(4096, ge=16)
@@ -54,4 +57,13 @@ class TrainerConfig(RoleConfig):
     ray_address: str | None = Field(None, description="None: a Ray head inside the trainer's pod.")
     checkpoint_every: int = Field(1, ge=1)
     checkpoint_keep: int = Field(2, ge=1)
+    versions_keep: int = Field(
+        4, ge=1, description="Newest weight versions that stay on the volume; one that an engine serves stays as well."
+    )
+    verify_versions: int = Field(
+        3, ge=0, description="Newest weight versions whose log-probs are compared with the engines'; 0: none are."
+    )
+    micro_batch_rows: int = Field(64, ge=1, description="Trajectory segments in one forward pass; bounds memory.")
+    learner_threads: int = Field(1, ge=1, description="CPU threads of the learner.")
+    object_store_megabytes: int = Field(80, ge=76, description="Object store of a Ray head of the trainer's own.")
     seed: int = 0

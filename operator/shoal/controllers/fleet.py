@@ -1,0 +1,126 @@
+"""RolloutFleet: observe, plan, apply, report."""
+
+import secrets
+from typing import Any
+
+from pydantic import ValidationError
+
+from shoal.api.labels import PORTS, Role
+from shoal.api.services.models import GatewayStatus
+from shoal.api.v1alpha1.rolloutfleet import (
+    EnginePhase,
+    EngineStatusEntry,
+    RolloutFleetSpec,
+    RolloutFleetStatus,
+    WeightVersions,
+)
+from shoal.builders import fleet
+from shoal.builders.children import build_service, build_token_secret
+from shoal.builders.owner import Owner
+from shoal.controllers.context import Context, service_of, url_of
+from shoal.controllers.effects import Subject
+from shoal.engine.keys import ObjectKey
+from shoal.engine.manager import Result
+from shoal.engine.scrape import Target
+from shoal.kube.resources import ROLLOUT_FLEETS
+from shoal.planner.fleet import FleetDesired, FleetObserved, FleetReading, expectation, plan_fleet
+from shoal.planner.observed import PodView, Reading
+from shoal.planner.sizing import ScaleMemory
+
+Json = dict[str, Any]
+
+STALE_SECONDS = 15.0
+"""A gateway that has not answered for this long is told of as not ready."""
+
+
+class FleetController:
+    """Reconciles RolloutFleets."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._memory: dict[str, ScaleMemory] = {}
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of a fleet that is gone."""
+        self._memory.pop(uid, None)
+
+    async def reconcile(self, key: ObjectKey) -> Result:
+        """One pass over the fleet of this key; a fleet that is gone needs none, its children are garbage collected."""
+        context = self._context
+        body = context.world.fleets.get(key)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            return Result()
+        owner = fleet.fleet_owner(key.name, key.namespace, body["metadata"]["uid"])
+        pods = context.world.pods_of(owner.uid)
+        token = context.world.token_of(owner.uid, owner.secret)
+        gateway = service_of(pods, Role.GATEWAY)
+        subject = Subject(owner, ROLLOUT_FLEETS, gateway.ip if gateway else "", token)
+        try:
+            spec = RolloutFleetSpec.model_validate(body["spec"])
+        except ValidationError as error:
+            await context.reject(subject, body, error)
+            return Result()
+        targets = {Role.GATEWAY: Target(url_of(gateway), GatewayStatus, token)} if gateway and token else {}
+        context.scraper.set_targets(owner.uid, targets)
+        desired = build(owner, spec, context, token)
+        plan = plan_fleet(
+            spec,
+            desired,
+            self._observe(owner, body, pods, spec),
+            self._memory.get(owner.uid, ScaleMemory()),
+            context.now,
+        )
+        self._memory[owner.uid] = plan.memory
+        await context.status.write(ROLLOUT_FLEETS, body, plan.status)
+        await context.effects.perform(subject, plan.actions)
+        return Result(context.requeue(owner.uid, plan.requeue_after))
+
+    def _observe(self, owner: Owner, body: Json, pods: list[PodView], spec: RolloutFleetSpec) -> FleetObserved:
+        context = self._context
+        roles = [Role.GATEWAY, Role.ENGINE, *(expectation(group.name) for group in spec.worker_groups)]
+        return FleetObserved(
+            generation=body["metadata"].get("generation", 0),
+            status=RolloutFleetStatus.model_validate(context.status.current(body)),
+            pods=pods,
+            children=context.world.children_of(owner.uid),
+            expected=context.effects.expected(owner, roles),
+            gateway=self._reading(owner.uid),
+        )
+
+    def _reading(self, uid: str) -> Reading[FleetReading]:
+        seen = self._context.scraper.get(uid, Role.GATEWAY)
+        if seen is None or not isinstance(seen.value, GatewayStatus):
+            return Reading(error=seen.error if seen else "")
+        age = seen.age(self._context.clock.now())
+        return Reading(read_gateway(seen.value) if age < STALE_SECONDS else None, age, seen.error)
+
+
+def build(owner: Owner, spec: RolloutFleetSpec, context: Context, token: str) -> FleetDesired:
+    """Every object of a fleet."""
+    return FleetDesired(
+        children=(
+            build_token_secret(owner, token or secrets.token_urlsafe(32)),
+            build_service(owner, Role.GATEWAY),
+        ),
+        gateway=fleet.build_gateway(owner, spec, context.images),
+        engines=fleet.build_engines(owner, spec, context.images),
+        selector=fleet.engine_selector(owner.name),
+        endpoint=owner.url(Role.GATEWAY, PORTS[Role.GATEWAY]),
+    )
+
+
+def read_gateway(status: GatewayStatus) -> FleetReading:
+    """The gateway's report as plans see it."""
+    engines = {
+        engine.name: EngineStatusEntry(
+            name=engine.name,
+            phase=EnginePhase(engine.phase.value),
+            weight_version=engine.weight_version,
+            running=engine.running,
+            waiting=engine.waiting,
+            kv_use_percent=round(100 * engine.kv_use),
+        )
+        for engine in status.engines
+    }
+    versions = WeightVersions(min=status.min_version, max=status.max_version, target=status.target_version)
+    return FleetReading(engines, versions, status.queued, status.update_error)

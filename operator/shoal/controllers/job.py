@@ -1,0 +1,166 @@
+"""RLJob: observe, plan, apply, report."""
+
+import secrets
+from typing import Any
+
+from pydantic import ValidationError
+
+from shoal.api.base import Condition
+from shoal.api.labels import Role
+from shoal.api.services.trajectories import DataStatus
+from shoal.api.v1alpha1.rljob import (
+    EvaluationStatus,
+    RewardStatus,
+    RLJobSpec,
+    RLJobStatus,
+    StalenessStatus,
+    TrajectoryCounts,
+)
+from shoal.builders import job
+from shoal.builders.children import build_service, build_token_secret
+from shoal.builders.owner import Owner
+from shoal.controllers.context import Context, service_of, url_of
+from shoal.controllers.effects import Subject
+from shoal.engine.keys import ObjectKey
+from shoal.engine.manager import Result
+from shoal.engine.scrape import Target
+from shoal.engine.store import Store
+from shoal.kube.resources import RL_JOBS
+from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReading, plan_job
+from shoal.planner.observed import PodView, Reading
+
+Json = dict[str, Any]
+
+OPERATOR = "rl.shoal.dev/operator"
+"""The `managedBy` of jobs that this operator looks after; others are another controller's (MultiKueue's, say)."""
+
+
+class JobController:
+    """Reconciles RLJobs."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def reconcile(self, key: ObjectKey) -> Result:
+        """One pass over the job of this key; a job that is gone needs none, its children are garbage collected."""
+        context = self._context
+        body = context.world.jobs.get(key)
+        if (
+            body is None
+            or "deletionTimestamp" in body["metadata"]
+            or body["spec"].get("managedBy", OPERATOR) != OPERATOR
+        ):
+            return Result()
+        owner = job.job_owner(key.name, key.namespace, body["metadata"]["uid"])
+        pods = context.world.pods_of(owner.uid)
+        token = context.world.token_of(owner.uid, owner.secret)
+        subject = Subject(owner, RL_JOBS, token=token)
+        try:
+            spec = RLJobSpec.model_validate(body["spec"])
+        except ValidationError as error:
+            await context.reject(subject, body, error)
+            return Result()
+        data = service_of(pods, Role.DATA)
+        context.scraper.set_targets(
+            owner.uid, {Role.DATA: Target(url_of(data), DataStatus, token)} if data and token else {}
+        )
+        plan = plan_job(spec, build(owner, spec, context, token), self._observe(owner, body, pods, spec), context.now)
+        await context.status.write(RL_JOBS, body, plan.status)
+        await context.effects.perform(subject, plan.actions)
+        return Result(context.requeue(owner.uid, plan.requeue_after))
+
+    def _observe(self, owner: Owner, body: Json, pods: list[PodView], spec: RLJobSpec) -> JobObserved:
+        context = self._context
+        world = context.world
+        fleet_name = job.fleet_name(owner.name, spec)
+        pool_names = [job.pool_name(owner.name, source) for source in spec.environments]
+        return JobObserved(
+            generation=body["metadata"].get("generation", 0),
+            created_at=context.now,
+            status=RLJobStatus.model_validate(context.status.current(body)),
+            pods=pods,
+            children=world.children_of(owner.uid),
+            expected=context.effects.expected(owner, (Role.DATA, Role.TRAINER, Role.AGENT)),
+            fleet=dependency("RolloutFleet", world.fleets, ObjectKey(owner.namespace, fleet_name)),
+            environments=[
+                dependency("EnvironmentPool", world.pools, ObjectKey(owner.namespace, name)) for name in pool_names
+            ],
+            data=self._reading(owner.uid),
+        )
+
+    def _reading(self, uid: str) -> Reading[JobReading]:
+        seen = self._context.scraper.get(uid, Role.DATA)
+        if seen is None or not isinstance(seen.value, DataStatus):
+            return Reading(error=seen.error if seen else "")
+        return Reading(read_data(seen.value), seen.age(self._context.clock.now()), seen.error)
+
+
+def build(owner: Owner, spec: RLJobSpec, context: Context, token: str) -> JobDesired:
+    """Every object of a job."""
+    own = [build_token_secret(owner, token or secrets.token_urlsafe(32)), build_service(owner, Role.DATA)]
+    return JobDesired(
+        children=[*own, *job.build_owned(owner, spec, resting=False)],
+        resting=[*own, *job.build_owned(owner, spec, resting=True)],
+        data=job.build_data(owner, spec, context.images),
+        trainer=job.build_trainer(owner, spec, context.images),
+        agent=job.build_agent(owner, spec, context.images),
+        agents=spec.agents.replicas,
+    )
+
+
+def dependency(kind: str, store: Store[Json], key: ObjectKey) -> DependencyView:
+    """A pool or fleet as the job sees it; conditions of an older spec do not count."""
+    body = store.get(key)
+    if body is None:
+        return DependencyView(kind, key.name, exists=False)
+    status = body.get("status") or {}
+    current = status.get("observedGeneration") == body["metadata"].get("generation")
+    found = [Condition.model_validate(each) for each in status.get("conditions", [])] if current else []
+    return DependencyView(kind, key.name, True, found)
+
+
+def read_data(status: DataStatus) -> JobReading:
+    """The data manager's report as the job's status carries it."""
+    evaluation = status.evaluation
+    return JobReading(
+        step=status.step,
+        version=status.version,
+        complete=status.complete,
+        halted=status.halted,
+        reward=RewardStatus(
+            last=_text(status.reward.last), best=_text(status.reward.best), window=_text(status.reward.window)
+        ),
+        evaluation=EvaluationStatus(
+            initial=_text(evaluation.initial),
+            latest=_text(evaluation.latest),
+            final=_text(evaluation.final),
+            version=evaluation.version,
+        ),
+        trajectories=TrajectoryCounts(
+            recorded=sum(status.outcomes.values()) - _faults(status),
+            trained=status.trained,
+            dropped=sum(status.dropped.values()),
+            faults=_faults(status),
+        ),
+        staleness=StalenessStatus(p50=status.staleness.p50, max=status.staleness.max),
+        trajectories_per_minute=f"{status.trajectories_per_minute:.0f}",
+    )
+
+
+def _faults(status: DataStatus) -> int:
+    return sum(
+        count for outcome, count in status.outcomes.items() if outcome.endswith("_error") or outcome == "cancelled"
+    )
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def uses(body: Json, kind: str, name: str) -> bool:
+    """Whether the job (as stored) samples from this fleet or runs in this pool."""
+    owner, spec = body["metadata"]["name"], body["spec"]
+    if kind == "RolloutFleet":
+        return name == ((spec["fleet"].get("ref") or {}).get("name") or f"{owner}-fleet")
+    names = ((source.get("ref") or {}).get("name") or f"{owner}-{source['name']}" for source in spec["environments"])
+    return name in names

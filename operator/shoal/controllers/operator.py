@@ -1,0 +1,140 @@
+"""The operator as a whole: caches, queues, controllers and their helpers, put together and run under kopf's shell."""
+
+import asyncio
+import logging
+import os
+import socket
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shoal.api.labels import MANAGED_BY, MANAGER
+from shoal.builders.images import Images
+from shoal.controllers.context import Context
+from shoal.controllers.effects import Effects, ExpectedBy
+from shoal.controllers.fleet import FleetController
+from shoal.controllers.job import JobController
+from shoal.controllers.peers import Peers
+from shoal.controllers.pool import PoolController
+from shoal.controllers.status import StatusWriter
+from shoal.controllers.wiring import Wiring
+from shoal.controllers.world import World
+from shoal.engine.clock import SystemClock
+from shoal.engine.expectations import Expectations
+from shoal.engine.leader import LeaderElector
+from shoal.engine.manager import Manager
+from shoal.engine.recorder import EventRecorder
+from shoal.engine.reflector import Reflector
+from shoal.engine.scrape import Scraper
+from shoal.engine.shell import ShellSettings, run_shell
+from shoal.engine.store import Change, ChangeType
+from shoal.kube.client import KubeClient
+from shoal.kube.kubeconfig import find_source
+from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
+
+MANAGED = f"{MANAGED_BY}={MANAGER}"
+"""Label selection of the objects that the operator caches; a cluster's other pods never reach it."""
+
+
+@dataclass(frozen=True)
+class OperatorSettings:
+    """How the operator runs.
+
+    Args:
+        kubeconfig: file to log in with; None finds credentials as kubectl does.
+        namespace: the one namespace to work in; None for all.
+        images: image of each role.
+        workers: resources of each kind reconciled at once.
+        metrics_listen: HOST:PORT of /healthz, /readyz and /metrics; empty for none.
+        leader_elect: wait for the lease before acting; needed with more than one replica.
+    """
+
+    kubeconfig: Path | None = None
+    namespace: str | None = None
+    images: Images = field(default_factory=Images)
+    workers: int = 8
+    metrics_listen: str = ""
+    leader_elect: bool = False
+
+
+def run_operator(settings: OperatorSettings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    shell = ShellSettings(listen=settings.metrics_listen, namespace=settings.namespace)
+
+    async def build(client: KubeClient) -> Manager:
+        return build_manager(client, settings)
+
+    asyncio.run(run_shell(find_source(settings.kubeconfig), build, shell))
+
+
+def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
+    """Everything wired together, not yet running."""
+    clock = SystemClock()
+    world = World()
+    expectations: Expectations[ExpectedBy] = Expectations()
+    recorder = EventRecorder(client, instance=socket.gethostname())
+    scraper: Scraper[str] = Scraper()
+    peers = Peers()
+    effects = Effects(client, expectations, recorder, peers, clock)
+    context = Context(world, effects, scraper, StatusWriter(client), clock, settings.images)
+    manager = Manager(client, elector=_elector(client, settings), clock=clock)
+    for name, run in (("events", recorder.run), ("scraper", scraper.run), ("peers", peers.run)):
+        manager.add_background(name, run)
+    _wire(manager, client, context, expectations, settings)
+    return manager
+
+
+def _elector(client: KubeClient, settings: OperatorSettings) -> LeaderElector | None:
+    if not settings.leader_elect:
+        return None
+    namespace = settings.namespace or os.environ.get("POD_NAMESPACE", "default")
+    identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}"
+    return LeaderElector(client, namespace=namespace, identity=identity)
+
+
+def _wire(
+    manager: Manager,
+    client: KubeClient,
+    context: Context,
+    expectations: Expectations[ExpectedBy],
+    settings: OperatorSettings,
+) -> None:
+    """Connect each cache to the queues that its changes wake."""
+    world, wiring = context.world, Wiring(context.world)
+    pool, fleet, job = PoolController(context), FleetController(context), JobController(context)
+    queues = {
+        "pools": manager.add_controller("pools", pool, workers=settings.workers).queue,
+        "fleets": manager.add_controller("fleets", fleet, workers=settings.workers).queue,
+        "jobs": manager.add_controller("jobs", job, workers=settings.workers).queue,
+    }
+
+    def gone(change: Change[Any]) -> None:
+        if change.type is ChangeType.DELETED:
+            uid = change.entry.uid
+            context.scraper.set_targets(uid, {})
+            context.status.forget(uid)
+            pool.forget(uid)
+            fleet.forget(uid)
+
+    for name, resource, store in (
+        ("pools", ENVIRONMENT_POOLS, world.pools),
+        ("fleets", ROLLOUT_FLEETS, world.fleets),
+        ("jobs", RL_JOBS, world.jobs),
+    ):
+        reflector = manager.add_reflector(Reflector(client, resource, store, namespace=settings.namespace))
+        reflector.on_change(partial(wiring.resource_changed, queues[name]))
+        reflector.on_change(gone)
+        if name != "jobs":
+            reflector.on_change(partial(wiring.dependency_changed, queues["jobs"], resource.kind))
+            reflector.on_change(wiring.child_changed)
+    pods = manager.add_reflector(Reflector(client, PODS, world.pods, namespace=settings.namespace, labels=MANAGED))
+    pods.on_change(expectations.observe)
+    pods.on_change(wiring.child_changed)
+    for resource, children in ((SERVICES, world.services), (SECRETS, world.secrets)):
+        reflector_ = manager.add_reflector(
+            Reflector(client, resource, children, namespace=settings.namespace, labels=MANAGED)
+        )
+        reflector_.on_change(wiring.child_changed)
+    context.scraper.on_change(wiring.wake)

@@ -1,0 +1,47 @@
+"""Which change wakes which resource."""
+
+from typing import Any
+
+from shoal.controllers.job import uses
+from shoal.controllers.world import World
+from shoal.engine.keys import ObjectKey
+from shoal.engine.store import OWNER_UID, Change, ChangeType
+from shoal.engine.workqueue import WorkQueue
+
+Queue = WorkQueue[ObjectKey]
+
+
+class Wiring:
+    """Finds the queue and the key of a resource by its UID, and wakes jobs when what they use changes."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._homes: dict[str, tuple[Queue, ObjectKey]] = {}
+
+    def resource_changed(self, queue: Queue, change: Change[Any]) -> None:
+        """A custom resource changed: work on it, and remember where it lives until it is gone."""
+        entry = change.entry
+        if change.type is ChangeType.DELETED:
+            self._homes.pop(entry.uid, None)
+        else:
+            self._homes[entry.uid] = (queue, entry.key)
+        queue.add(entry.key)
+
+    def child_changed(self, change: Change[Any]) -> None:
+        """A child changed: work on the resource that controls it."""
+        for index, uid in change.entry.indexed:
+            if index == OWNER_UID:
+                self.wake(uid)
+
+    def wake(self, uid: str) -> None:
+        """Work on the resource with this UID, if there is one."""
+        home = self._homes.get(uid)
+        if home is not None:
+            queue, key = home
+            queue.add(key)
+
+    def dependency_changed(self, jobs: Queue, kind: str, change: Change[Any]) -> None:
+        """A pool or fleet changed: work on the jobs that use it."""
+        for entry in self._world.jobs.entries():
+            if entry.key.namespace == change.key.namespace and uses(entry.value, kind, change.key.name):
+                jobs.add(entry.key)
