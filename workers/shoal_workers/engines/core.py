@@ -1,0 +1,98 @@
+"""What an inference library must offer so that Shoal can drive it: a synchronous core, stepped by one thread."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.api.services.common import VersionSpan
+from shoal.api.services.models import FinishReason, SamplingParameters
+
+
+class CoreError(Exception):
+    """The core cannot work as it was configured; the text is for the user."""
+
+
+class PromptError(ValueError):
+    """One request cannot be served: too long, or token ids the model does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One generation the core shall run. `key` is unique among all calls the core has ever seen."""
+
+    key: str
+    prompt: Sequence[int]
+    sampling: SamplingParameters
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a call. `logprobs[i]` is the raw log-probability of `tokens[i]`; `spans` cover `tokens` without gaps."""
+
+    key: str
+    tokens: list[int]
+    logprobs: list[float]
+    spans: list[VersionSpan]
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Occupation of a core: calls executing, calls waiting, fraction of the KV cache in use."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_use: float = 0.0
+
+
+class Core(ABC):
+    """A model and the calls it is working on.
+
+    Every method is called from one and the same thread. An exception other than those documented means that the core is
+    lost: the process ends and is started anew.
+    """
+
+    @abstractmethod
+    def open(self) -> None:
+        """Load the model as version 0; raises CoreError."""
+
+    @abstractmethod
+    def add(self, call: Call) -> None:
+        """Accept a call; raises PromptError."""
+
+    @abstractmethod
+    def abort(self, keys: Sequence[str]) -> list[Finished]:
+        """End calls now and give what they have, with reason ABORT; unknown keys are ignored."""
+
+    @abstractmethod
+    def step(self) -> list[Finished]:
+        """Advance all calls by one token where possible; gives those that ended. Called only while `unfinished`."""
+
+    @property
+    @abstractmethod
+    def unfinished(self) -> bool:
+        """Whether there are calls to step."""
+
+    @property
+    @abstractmethod
+    def version(self) -> int:
+        """The weight version that the core itself reports."""
+
+    @abstractmethod
+    def load_weights(self, folder: Path, version: int) -> None:
+        """Replace the weights between two steps and forget every cached state; unfinished calls continue on the new ones."""
+
+    @abstractmethod
+    def score(self, tokens: Sequence[int]) -> list[float]:
+        """Raw log-probability of each of `tokens[1:]` given what is before it, computed as a prompt, not decoded."""
+
+    @abstractmethod
+    def load(self) -> Load:
+        """Occupation now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the core holds."""

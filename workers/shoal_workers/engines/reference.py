@@ -1,0 +1,175 @@
+"""The reference core: plain PyTorch, small, exact; for tests and for models a laptop can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from shoal.api.services.models import FinishReason
+from shoal_workers.engines.core import Call, Core, CoreError, Finished, Load, PromptError
+from shoal_workers.engines.spans import spans_of
+
+# More sequences in one forward pass would need memory that grows with vocabulary x length x batch.
+LARGEST_BATCH = 256
+
+
+@dataclass(slots=True)
+class _Sequence:
+    call: Call
+    tokens: list[int]
+    generator: torch.Generator
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+
+    def finished(self, reason: FinishReason) -> Finished:
+        prompt = len(self.call.prompt)
+        return Finished(self.call.key, self.tokens[prompt:], self.logprobs, spans_of(self.versions), reason)
+
+
+class ReferenceCore(Core):
+    """Recomputes every sequence at every step, so that no cache can ever be stale.
+
+    `dtype` is float32 for exactness against a trainer. `seed` starts the generator of requests without their own.
+    """
+
+    def __init__(self, model: str, max_model_len: int, dtype: str = "float32", seed: int = 0) -> None:
+        self._source = model
+        self._max_model_len = max_model_len
+        self._dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+        self._seed = seed
+        self._model: Any = None
+        self._version = 0
+        self._sequences: dict[str, _Sequence] = {}
+        self._vocabulary = 0
+        self._stops: frozenset[int] = frozenset()
+
+    def open(self) -> None:
+        """Load the model with transformers; raises CoreError."""
+        from transformers import AutoModelForCausalLM
+
+        try:
+            self._model = AutoModelForCausalLM.from_pretrained(self._source, dtype=self._dtype).eval()
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise CoreError(f"model {self._source}: {error}") from None
+        self._model.requires_grad_(False)
+        config = self._model.config
+        self._vocabulary = config.vocab_size
+        self._stops = frozenset(_as_list(config.eos_token_id) + _as_list(self._model.generation_config.eos_token_id))
+        if self._max_model_len > config.max_position_embeddings:
+            raise CoreError(f"max_model_len {self._max_model_len} is above the model's {config.max_position_embeddings}")
+        self._generator = torch.Generator().manual_seed(self._seed)
+
+    def add(self, call: Call) -> None:
+        """Accept a call; raises PromptError."""
+        if len(call.prompt) >= self._max_model_len:
+            raise PromptError(f"the prompt has {len(call.prompt)} tokens; max_model_len is {self._max_model_len}")
+        if min(call.prompt) < 0 or max(call.prompt) >= self._vocabulary:
+            raise PromptError(f"prompt_token_ids: outside the vocabulary of {self._vocabulary}")
+        seed = call.sampling.seed
+        generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
+        self._sequences[call.key] = _Sequence(call, list(call.prompt), generator)
+
+    def abort(self, keys: Sequence[str]) -> list[Finished]:
+        """End calls; gives what they have."""
+        ended = [self._sequences.pop(key) for key in keys if key in self._sequences]
+        return [sequence.finished(FinishReason.ABORT) for sequence in ended]
+
+    @torch.inference_mode()
+    def step(self) -> list[Finished]:
+        """One token for each of the oldest calls."""
+        batch = list(self._sequences.values())[:LARGEST_BATCH]
+        logits = self._last_logits([sequence.tokens for sequence in batch])
+        logprobs = torch.log_softmax(logits, dim=-1)
+        finished = []
+        for row, sequence in enumerate(batch):
+            token = _sample(logprobs[row], sequence)
+            sequence.tokens.append(token)
+            sequence.logprobs.append(float(logprobs[row, token]))
+            sequence.versions.append(self._version)
+            reason = self._reason_to_stop(sequence, token)
+            if reason is not None:
+                del self._sequences[sequence.call.key]
+                finished.append(sequence.finished(reason))
+        return finished
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there are calls."""
+        return bool(self._sequences)
+
+    @property
+    def version(self) -> int:
+        """The version that the loaded weights carry."""
+        return self._version
+
+    def load_weights(self, folder: Path, version: int) -> None:
+        """Copy the tensors into the model; raises CoreError for tensors that do not fit."""
+        try:
+            tensors = {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}
+            result = self._model.load_state_dict(tensors, strict=False)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise CoreError(f"{folder}: {error}") from None
+        tied = set(getattr(self._model, "_tied_weights_keys", None) or ())
+        missing = [name for name in result.missing_keys if name not in tied]
+        if missing or result.unexpected_keys:
+            raise CoreError(f"{folder}: missing {missing[:3]}, unexpected {result.unexpected_keys[:3]}")
+        self._version = version
+
+    @torch.inference_mode()
+    def score(self, tokens: Sequence[int]) -> list[float]:
+        """Log-probability of each token after the first."""
+        ids = torch.tensor([list(tokens)])
+        logprobs = torch.log_softmax(self._model(input_ids=ids).logits[0, :-1].float(), dim=-1)
+        return [float(value) for value in logprobs.gather(1, ids[0, 1:, None])[:, 0]]
+
+    def load(self) -> Load:
+        """Occupation now."""
+        running = min(len(self._sequences), LARGEST_BATCH)
+        return Load(running, len(self._sequences) - running, running / LARGEST_BATCH)
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._model = None
+
+    def _last_logits(self, rows: list[list[int]]) -> torch.Tensor:
+        """Next-token logits, [rows, vocabulary]. Padding stands behind, where causal attention cannot see it."""
+        longest = max(len(row) for row in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+        hidden = self._model.base_model(input_ids=ids).last_hidden_state
+        last = hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
+        logits: torch.Tensor = self._model.get_output_embeddings()(last)
+        return logits.float()
+
+    def _reason_to_stop(self, sequence: _Sequence, token: int) -> FinishReason | None:
+        sampling = sequence.call.sampling
+        if token in (sampling.stop_token_ids or self._stops):
+            return FinishReason.STOP
+        if len(sequence.logprobs) >= sampling.max_tokens or len(sequence.tokens) >= self._max_model_len:
+            return FinishReason.LENGTH
+        return None
+
+
+def _sample(logprobs: torch.Tensor, sequence: _Sequence) -> int:
+    sampling = sequence.call.sampling
+    if sampling.temperature == 0:
+        return int(logprobs.argmax())
+    probabilities = torch.softmax(logprobs / sampling.temperature, dim=-1)
+    if sampling.top_p < 1:
+        values, order = probabilities.sort(descending=True)
+        # The smallest set of tokens whose probability reaches top_p; the first is always in it.
+        values[values.cumsum(0) - values >= sampling.top_p] = 0
+        return int(order[torch.multinomial(values, 1, generator=sequence.generator)])
+    return int(torch.multinomial(probabilities, 1, generator=sequence.generator))
+
+
+def _as_list(value: int | list[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)
