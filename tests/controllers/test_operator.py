@@ -1,0 +1,266 @@
+"""The operator on a real API server: objects, statuses and changes, with a kubelet that only says "ready"."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from shoal.controllers.operator import OperatorSettings, build_manager
+from shoal.crdgen import generate
+from shoal.kube.client import KubeClient
+from shoal.kube.errors import ApiError
+from shoal.kube.kubeconfig import kubeconfig_source
+from shoal.kube.resources import (
+    CORE_EVENTS,
+    ENVIRONMENT_POOLS,
+    PODS,
+    RL_JOBS,
+    ROLLOUT_FLEETS,
+    SECRETS,
+    SERVICES,
+    Resource,
+)
+from tests.api.samples import FLEET, JOB, POOL, changed
+from tests.kubernetes import Kubernetes
+
+Json = dict[str, Any]
+
+
+class FakeKubelet:
+    """Says of every pod that it runs and is ready, and lets deleted pods go; runs nothing."""
+
+    def __init__(self, client: KubeClient, namespace: str) -> None:
+        self._client = client
+        self._namespace = namespace
+        self.broken: dict[str, str] = {}
+
+    async def run(self) -> None:
+        while True:
+            with suppress(ApiError):
+                for pod in (await self._client.list(PODS, self._namespace)).items:
+                    await self._settle(pod)
+            await asyncio.sleep(0.05)
+
+    async def _settle(self, pod: Json) -> None:
+        metadata, name = pod["metadata"], pod["metadata"]["name"]
+        if "deletionTimestamp" in metadata:
+            await self._client.delete(PODS, name, self._namespace, uid=metadata["uid"], grace_seconds=0)
+            return
+        role = metadata["labels"]["rl.shoal.dev/role"]
+        wanted = _crashing(self.broken[role]) if role in self.broken else _ready()
+        if pod.get("status", {}).get("phase") != wanted["phase"] or "containerStatuses" not in pod["status"]:
+            await self._client.patch_status(PODS, name, wanted, self._namespace)
+
+
+def _container(ready: bool, state: Json, last: Json) -> Json:
+    return {
+        "name": "main",
+        "image": "x",
+        "imageID": "x",
+        "ready": ready,
+        "restartCount": 0 if ready else 1,
+        "state": state,
+        "lastState": last,
+    }
+
+
+def _ready() -> Json:
+    running = _container(True, {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, {})
+    conditions = [{"type": "Ready", "status": "True"}]
+    # No address: nothing listens there, and nobody should be asked.
+    return {"phase": "Running", "conditions": conditions, "containerStatuses": [running]}
+
+
+def _crashing(message: str) -> Json:
+    died = {"terminated": {"exitCode": 2, "reason": "Error", "message": message}}
+    container = _container(False, {"waiting": {"reason": "CrashLoopBackOff"}}, died)
+    return {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}], "containerStatuses": [container]}
+
+
+class Bench:
+    """One namespace with an operator and a fake kubelet at work."""
+
+    def __init__(self, client: KubeClient, kubelet: FakeKubelet, namespace: str) -> None:
+        self.client = client
+        self.kubelet = kubelet
+        self.namespace = namespace
+
+    async def apply(self, resource: Resource, body: Json) -> Json:
+        return await self.client.apply(resource, body, self.namespace)
+
+    async def pods(self, role: str) -> list[Json]:
+        return (await self.client.list(PODS, self.namespace, labels=f"rl.shoal.dev/role={role}")).items
+
+    async def status(self, resource: Resource) -> Json:
+        body = await self.client.get(resource, "sample", self.namespace)
+        return dict(body.get("status", {}))
+
+    async def condition(self, resource: Resource, type_: str) -> Json:
+        found = [each for each in (await self.status(resource)).get("conditions", []) if each["type"] == type_]
+        return found[0] if found else {}
+
+    async def until(self, true: Callable[[], Awaitable[bool]], what: str, *, seconds: float = 20) -> None:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not await true():
+            assert asyncio.get_running_loop().time() < deadline, what
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def operating(kubernetes: Kubernetes) -> AsyncIterator[Bench]:
+    source = kubeconfig_source(kubernetes.server.kubeconfig)
+    async with KubeClient(source) as client, KubeClient(source, field_manager="tester") as tester:
+        for definition in generate.definitions():
+            kubernetes.server.kubectl("apply", "--server-side", "-f", "-", stdin=generate.as_yaml())
+            name = f"crd/{definition['metadata']['name']}"
+            kubernetes.server.kubectl("wait", "--for=condition=Established", "--timeout=20s", name)
+        kubelet = FakeKubelet(tester, kubernetes.namespace)
+        manager = build_manager(client, OperatorSettings(namespace=kubernetes.namespace))
+        tasks = [asyncio.create_task(manager.run()), asyncio.create_task(kubelet.run())]
+        try:
+            yield Bench(tester, kubelet, kubernetes.namespace)
+        finally:
+            manager.stop()
+            await tasks[0]
+            tasks[1].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def bench(kubernetes_controllers: Kubernetes) -> AsyncIterator[Bench]:
+    async with operating(kubernetes_controllers) as bench_:
+        yield bench_
+
+
+def pinned(replicas: int, **spec: Any) -> Json:
+    body = changed("EnvironmentPool", "spec.replicas", replicas)
+    body["spec"] |= spec
+    return body
+
+
+async def test_a_pool_is_filled_scaled_replaced_and_collected(bench: Bench) -> None:
+    await bench.apply(ENVIRONMENT_POOLS, pinned(3))
+
+    async def ready(count: int) -> bool:
+        status = await bench.status(ENVIRONMENT_POOLS)
+        return (status.get("readyReplicas"), status.get("replicas")) == (count, count)
+
+    await bench.until(lambda: ready(3), "3 members are ready")
+    assert len(await bench.pods("broker")) == 1
+    assert len((await bench.client.list(SERVICES, bench.namespace)).items) == 1
+    secret = await bench.client.get(SECRETS, "sample-token", bench.namespace)
+
+    first = {pod["metadata"]["uid"] for pod in await bench.pods("environment")}
+    template = {"metadata": {"labels": {"generation": "two"}}}
+    await bench.apply(ENVIRONMENT_POOLS, pinned(3, template=template))
+
+    async def replaced() -> bool:
+        pods = await bench.pods("environment")
+        return len(pods) == 3 and not first & {pod["metadata"]["uid"] for pod in pods}
+
+    assert secret["data"] == (await bench.client.get(SECRETS, "sample-token", bench.namespace))["data"]
+    # No broker answers here, so members that serve are never given up: the surge member waits beside them.
+    await bench.until(lambda: _count(bench, "environment", 4), "one member more, by surge")
+    assert not await replaced()
+    await bench.client.delete(ENVIRONMENT_POOLS, "sample", bench.namespace)
+
+    async def collected() -> bool:
+        return not (await bench.client.list(PODS, bench.namespace)).items
+
+    # The garbage collector looks for new kinds every 30 s only.
+    await bench.until(collected, "children are garbage collected", seconds=90)
+
+
+async def _count(bench: Bench, role: str, count: int) -> bool:
+    return len(await bench.pods(role)) == count
+
+
+async def test_a_crash_becomes_a_condition_with_its_message_and_an_event(bench: Bench) -> None:
+    bench.kubelet.broken["environment"] = "environment.entrypoint: there is no environment FrozenTake-v1"
+    await bench.apply(ENVIRONMENT_POOLS, pinned(1))
+
+    async def degraded() -> bool:
+        condition = await bench.condition(ENVIRONMENT_POOLS, "Degraded")
+        return condition.get("status") == "True" and "FrozenTake" in condition["message"]
+
+    await bench.until(degraded, "the pool is Degraded with the message")
+
+    async def warned() -> bool:
+        events = (await bench.client.list(CORE_EVENTS, bench.namespace)).items
+        return any(event["type"] == "Warning" and "FrozenTake" in event["message"] for event in events)
+
+    await bench.until(warned, "a Warning event tells of it")
+
+
+async def test_a_fleet_has_a_gateway_and_its_engines(bench: Bench) -> None:
+    body = changed("RolloutFleet", "spec.workerGroups", [{"name": "a", "replicas": {"min": 2, "max": 3}}])
+    await bench.apply(ROLLOUT_FLEETS, body)
+    await bench.until(lambda: _count(bench, "engine", 2), "two engines")
+    assert len(await bench.pods("gateway")) == 1
+
+    async def waiting() -> bool:
+        return (await bench.condition(ROLLOUT_FLEETS, "Available")).get("reason") == "GatewayNotReady"
+
+    await bench.until(waiting, "not available without an answer of the gateway")
+    await bench.client.patch(ROLLOUT_FLEETS, "sample", {"spec": {"suspend": True}}, bench.namespace)
+    await bench.until(lambda: _count(bench, "gateway", 0), "a suspended fleet has no gateway")
+
+
+async def test_a_job_owns_what_it_declares_inline(bench: Bench) -> None:
+    body = changed("RLJob", "spec.fleet", {"template": {"spec": {"engine": {"type": "Reference"}}}})
+    body["spec"]["environments"] = [{"name": "lake", "template": {"spec": POOL["spec"]}}]
+    job = await bench.apply(RL_JOBS, body)
+
+    async def owned() -> bool:
+        pools = (await bench.client.list(ENVIRONMENT_POOLS, bench.namespace)).items
+        fleets = (await bench.client.list(ROLLOUT_FLEETS, bench.namespace)).items
+        return [each["metadata"]["name"] for each in pools + fleets] == ["sample-lake", "sample-fleet"]
+
+    await bench.until(owned, "the job's pool and fleet exist")
+    fleet = await bench.client.get(ROLLOUT_FLEETS, "sample-fleet", bench.namespace)
+    assert fleet["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    assert fleet["spec"]["model"]["source"] == JOB["spec"]["model"]["source"]
+    assert fleet["spec"]["storage"] == JOB["spec"]["storage"]
+    await bench.until(lambda: _count(bench, "data", 1), "the data manager comes first")
+    assert await _count(bench, "trainer", 0)
+
+    await bench.client.patch(RL_JOBS, "sample", {"spec": {"suspend": True}}, bench.namespace)
+
+    async def suspended() -> bool:
+        fleet = await bench.client.get(ROLLOUT_FLEETS, "sample-fleet", bench.namespace)
+        return bool(fleet["spec"]["suspend"]) and (await bench.status(RL_JOBS))["phase"] == "Suspended"
+
+    await bench.until(suspended, "suspend reaches what the job owns")
+    await bench.until(lambda: _count(bench, "data", 0), "no pod is left")
+
+
+async def test_a_job_says_what_it_waits_for(bench: Bench) -> None:
+    await bench.apply(RL_JOBS, JOB)
+
+    async def told() -> bool:
+        return (await bench.condition(RL_JOBS, "FleetReady")).get("reason") == "NotFound"
+
+    await bench.until(told, "the missing fleet is named")
+    fleet = {**FLEET, "metadata": {"name": "fleet"}}
+    await bench.apply(ROLLOUT_FLEETS, fleet)
+
+    async def seen() -> bool:
+        return (await bench.condition(RL_JOBS, "FleetReady")).get("reason") == "NotAvailable"
+
+    await bench.until(seen, "the fleet that was created later is seen")
+
+
+async def test_nothing_is_written_while_nothing_changes(bench: Bench) -> None:
+    await bench.apply(ENVIRONMENT_POOLS, pinned(2))
+
+    async def settled() -> bool:
+        return (await bench.status(ENVIRONMENT_POOLS)).get("readyReplicas") == 2
+
+    await bench.until(settled, "2 members are ready")
+    await asyncio.sleep(1.5)
+    before = (await bench.client.get(ENVIRONMENT_POOLS, "sample", bench.namespace))["metadata"]["resourceVersion"]
+    await asyncio.sleep(3)
+    after = (await bench.client.get(ENVIRONMENT_POOLS, "sample", bench.namespace))["metadata"]["resourceVersion"]
+    assert before == after
