@@ -23,6 +23,8 @@ class FaultProxy:
     def __init__(self, kubernetes: Kubernetes, *, rate: float, seed: int) -> None:
         self.rate = rate
         self.struck: Counter[str] = Counter()
+        self.refuse = False
+        """Answer everything with 401 and end the open watches."""
         self.url = ""
         self._kubernetes = kubernetes
         self._dice = random.Random(seed)
@@ -54,6 +56,9 @@ class FaultProxy:
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         watch = "watch" in request.query
+        if self.refuse:
+            self.struck["401"] += 1
+            return web.json_response({"kind": "Status", "code": 401, "reason": "Unauthorized"}, status=401)
         # Writes pass untouched: what they do must be known to compare with.
         if request.method == "GET":
             if self._strikes("500"):
@@ -67,13 +72,15 @@ class FaultProxy:
         async with self._session.request(
             request.method,
             self._kubernetes.url + request.path_qs,
-            data=await request.read(),
+            data=await request.read() or None,
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=None),
         ) as answer:
             response = web.StreamResponse(status=answer.status, headers={"Content-Type": answer.content_type})
             await response.prepare(request)
             async for chunk in answer.content.iter_any():
+                if watch and self.refuse:
+                    return response
                 if watch and await self._break(request, response, chunk):
                     return response
                 await response.write(chunk)

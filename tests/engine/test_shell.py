@@ -19,6 +19,8 @@ from shoal.engine.shell import VaultSource
 from shoal.kube import KubeClient, NotFoundError, kubeconfig_source
 from shoal.kube.credentials import CredentialsError, StaticSource, credentials_from_kopf
 from shoal.kube.resources import CONFIG_MAPS
+from tests.engine.fault_proxy import FaultProxy
+from tests.engine.waiting import until
 from tests.kubernetes import Kubernetes, free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,9 +28,9 @@ START_SECONDS = 30.0
 
 
 @asynccontextmanager
-async def operator(kubernetes: Kubernetes, liveness: str) -> AsyncIterator[Process]:
+async def operator(kubeconfig: Path, namespace: str, liveness: str) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.engine.shell_program", str(kubernetes.kubeconfig), kubernetes.namespace, liveness,
+        sys.executable, "-m", "tests.engine.shell_program", str(kubeconfig), namespace, liveness,
         cwd=ROOT, stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
     try:
@@ -58,7 +60,7 @@ async def test_an_operator_lives_and_ends_under_kopf(kubernetes: Kubernetes) -> 
     async with KubeClient(kubeconfig_source(kubernetes.kubeconfig)) as client:
         body = {"metadata": {"name": "one", "labels": {"copy": "yes"}}, "data": {"a": "1"}}
         await client.create(CONFIG_MAPS, body, namespace)
-        async with operator(kubernetes, liveness) as process, aiohttp.ClientSession() as session:
+        async with operator(kubernetes.kubeconfig, namespace, liveness) as process, aiohttp.ClientSession() as session:
             assert await copied(client, namespace, "one") == {"a": "1"}
             answer = await session.get(liveness)
             assert answer.status == 200
@@ -70,6 +72,26 @@ async def test_an_operator_lives_and_ends_under_kopf(kubernetes: Kubernetes) -> 
             assert process.returncode == 0, errors.decode()
             assert "ended well; kubernetes imported: False" in output.decode()
             assert b"Traceback" not in errors
+
+
+async def test_a_server_that_refuses_for_a_while_is_logged_in_to_again(kubernetes: Kubernetes, tmp_path: Path) -> None:
+    namespace = kubernetes.namespace
+    async with (
+        KubeClient(kubeconfig_source(kubernetes.kubeconfig)) as client,
+        FaultProxy(kubernetes, rate=0.0, seed=1).serve() as proxy,
+    ):
+        kubeconfig = kubernetes.server.write_kubeconfig(tmp_path / "kubeconfig", url=proxy.url)
+        async with operator(kubeconfig, namespace, "") as process:
+            for name, refuse in (("one", False), ("two", True), ("three", False)):
+                proxy.refuse = refuse
+                body = {"metadata": {"name": name, "labels": {"copy": "yes"}}, "data": {"a": name}}
+                await client.create(CONFIG_MAPS, body, namespace)
+                if refuse:
+                    await until(lambda: proxy.struck["401"] >= 3)
+                else:
+                    assert await copied(client, namespace, name) == {"a": name}
+            assert await copied(client, namespace, "two") == {"a": "two"}
+            assert process.returncode is None
 
 
 async def test_credentials_that_do_not_exist_are_told_at_once(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def _from_official_client(path: Path, context: str, entry: Json) -> Credentials:
     except Exception as error:
         # The official client raises many kinds, from plug-in failures to bad files; all mean the same here.
         raise CredentialsError(f"kubeconfig {path}: {error}") from error
-    scheme, _, token = str(configuration.get_api_key_with_prefix("authorization") or "").partition(" ")
+    scheme, _, token = str(configuration.auth_settings().get("BearerToken", {}).get("value") or "").partition(" ")
     return Credentials(
         server=str(configuration.host).rstrip("/"),
         ca=_read(configuration.ssl_ca_cert),
