@@ -20,7 +20,7 @@ from shoal_workers.environment.adapter import GraderError, InvalidActionError, O
 from shoal_workers.environment.guard import Held, LeaseLostError
 from shoal_workers.environment.member import Episode, Member
 from shoal_workers.environment.slot import EnvironmentFailedError
-from shoal_workers.service import ProblemError
+from shoal_workers.service import ProblemError, Service
 from shoal_workers.service.app import invalid_request
 
 RequestT = TypeVar("RequestT", ResetRequest, StepRequest)
@@ -132,18 +132,25 @@ class Driver:
         return ProblemError("environment-error", str(error), status=500, extensions={"reason": reason})
 
 
-def lease_routes(driver: Driver) -> APIRouter:
+def add_lease_routes(service: Service, driver: Driver) -> None:
     """The protocol under /leases/{token}: the token is the right to drive the slot."""
-    routes = APIRouter(prefix="/leases/{token}")
 
-    @routes.post("/reset")
-    async def reset(token: str, request: Request) -> Response:
-        return json_response(await driver.reset(driver.lease(token), await body_object(request)))
+    async def reset(request: Request) -> Response:
+        lease = driver.lease(request.path_params["token"])
+        return json_response(await driver.reset(lease, await body_object(request)))
 
-    @routes.post("/step")
-    async def step(token: str, request: Request) -> Response:
+    async def step(request: Request) -> Response:
+        lease = driver.lease(request.path_params["token"])
         body = validated(StepRequest, await body_object(request))
-        return json_response(await driver.step(driver.lease(token), body.action, body.timeout_s))
+        return json_response(await driver.step(lease, body.action, body.timeout_s))
+
+    service.fast("POST", "/leases/{token}/reset", reset)
+    service.fast("POST", "/leases/{token}/step", step)
+    service.app.include_router(_lease_router(driver))
+
+
+def _lease_router(driver: Driver) -> APIRouter:
+    routes = APIRouter(prefix="/leases/{token}")
 
     @routes.get("/state")
     async def state(token: str) -> Response:

@@ -13,6 +13,8 @@ from shoal_workers.service import ProblemError, ServiceClient, backoff
 REPORT_TIMEOUT_SECONDS = 5.0
 # A broker that is away is asked again at least this often, so that it has the whole pool soon after it is back.
 LONGEST_BACKOFF_SECONDS = 4.0
+# Changes within this time travel in one report: a busy member must not spend the broker's time on its own news.
+GATHER_SECONDS = 0.02
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,8 @@ class Registration:
             self._member.changed.clear()
             if await self._report():
                 failures = 0
-                await self._wait(self._member.config.report_seconds)
+                await asyncio.sleep(GATHER_SECONDS)
+                await self._wait(self._member.config.report_seconds - GATHER_SECONDS)
             else:
                 # Not cut short by changes: they would make every member of a pool hammer a broker that just restarted.
                 await asyncio.sleep(backoff(failures, cap=LONGEST_BACKOFF_SECONDS))

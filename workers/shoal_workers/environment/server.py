@@ -14,7 +14,7 @@ from shoal.api.services.roles.environment import EnvironmentConfig
 from shoal_workers.environment import adapters
 from shoal_workers.environment.adapter import Backend, StartingError
 from shoal_workers.environment.member import Member
-from shoal_workers.environment.protocol import Driver, lease_routes
+from shoal_workers.environment.protocol import Driver, add_lease_routes
 from shoal_workers.environment.registration import Registration
 from shoal_workers.environment.render import TemplateError
 from shoal_workers.environment.routes import guard_routes
@@ -44,7 +44,7 @@ def make_service(member: Member, token: str | None) -> Service:
     service = Service("environment", member.status, token=token, public_prefixes=public)
     driver = Driver(member)
     service.app.include_router(guard_routes(member))
-    service.app.include_router(lease_routes(driver))
+    add_lease_routes(service, driver)
     if config.open:
         service.app.include_router(open_routes(member, driver))
     service.registry.register(_Metrics(member))
