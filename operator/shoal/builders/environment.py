@@ -62,7 +62,8 @@ OPENENV_PORT = 8000
 
 def _build_member(owner: Owner, spec: EnvironmentPoolSpec, variant: Variant, images: Images) -> Manifest:
     image = variant.image or spec.environment.image
-    beside = spec.environment.protocol is Protocol.OPENENV and spec.environment.entrypoint is None
+    entrypoint = variant.entrypoint or spec.environment.entrypoint
+    beside = spec.environment.protocol is Protocol.OPENENV and entrypoint is None
     ephemeral = spec.lifecycle.mode is LifecycleMode.EPHEMERAL
     config = EnvironmentConfig(
         port=PORTS[Role.ENVIRONMENT],
@@ -70,7 +71,7 @@ def _build_member(owner: Owner, spec: EnvironmentPoolSpec, variant: Variant, ima
         variant=variant.name,
         environment=EnvironmentSource(
             protocol=spec.environment.protocol,
-            entrypoint=f"http://$(POD_IP):{OPENENV_PORT}" if beside else spec.environment.entrypoint,
+            entrypoint=f"http://$(POD_IP):{OPENENV_PORT}" if beside else entrypoint,
             config={**spec.environment.config, **variant.config},
         ),
         slots=spec.slots_per_member,

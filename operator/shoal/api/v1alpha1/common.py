@@ -5,7 +5,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from shoal.api.base import ApiModel
 from shoal.api.markers import Cel, IntOrString, PreserveUnknown
@@ -20,7 +20,17 @@ PERCENT_OR_COUNT = r"^(100|[0-9]{1,2})%$"
 
 Duration = Annotated[str, Field(pattern=DURATION, max_length=32)]
 Name = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=40)]
-CountOrPercent = Annotated[int | str, IntOrString(minimum=0, pattern=PERCENT_OR_COUNT)]
+def _count_or_percent(value: int | str) -> int | str:
+    if isinstance(value, int) and value < 0:
+        raise ValueError("must not be negative")
+    if isinstance(value, str) and not re.match(PERCENT_OR_COUNT, value):
+        raise ValueError("must be a number or a percentage such as 10%")
+    return value
+
+
+CountOrPercent = Annotated[
+    int | str, IntOrString(minimum=0, pattern=PERCENT_OR_COUNT), AfterValidator(_count_or_percent)
+]
 """A number that is not negative, or a percentage such as 10%."""
 
 FreeForm = Annotated[dict[str, Any], PreserveUnknown()]

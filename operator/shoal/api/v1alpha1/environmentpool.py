@@ -53,6 +53,7 @@ class Variant(ApiModel):
 
     name: Name
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    entrypoint: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     config: FreeForm = Field(default_factory=dict, description="Merged over environment.config.")
     weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
 

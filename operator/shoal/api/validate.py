@@ -1,0 +1,96 @@
+"""Checks a manifest as the API server would, without one: schema and rules from the same models.
+
+Rules that compare with an older object are left to the API server, which alone has one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cel
+from pydantic import BaseModel, ValidationError
+
+from shoal.api.base import ApiModel
+from shoal.api.markers import Cel, ListMap
+from shoal.api.v1alpha1 import API_VERSION, GROUP, KINDS
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, and where."""
+
+    path: str
+    message: str
+
+
+def validate_manifest(document: Json) -> list[Problem]:
+    """Everything that is wrong with a manifest of Shoal's; objects of other API groups are not looked at."""
+    api_version, kind = str(document.get("apiVersion", "")), str(document.get("kind", ""))
+    if api_version.partition("/")[0] != GROUP:
+        return []
+    if api_version != API_VERSION:
+        return [Problem("apiVersion", f"{api_version!r} is not served; use {API_VERSION}")]
+    model = next((each for each in KINDS if each.resource.kind == kind), None)
+    if model is None:
+        return [Problem("kind", f"{kind!r} is not one of {', '.join(each.resource.kind for each in KINDS)}")]
+    unknown = set(document) - {"apiVersion", "kind", "metadata", "spec", "status"}
+    if unknown:
+        return [Problem(name, "unknown field") for name in sorted(unknown)]
+    if not isinstance(document.get("spec"), dict):
+        return [Problem("spec", "is required and must be an object")]
+    spec_model = model.model_fields["spec"].annotation
+    assert isinstance(spec_model, type)
+    assert issubclass(spec_model, ApiModel)
+    try:
+        spec = spec_model.model_validate(document["spec"])
+    except ValidationError as error:
+        return [Problem(_path("spec", each["loc"]), _words(each)) for each in error.errors()]
+    root = {"metadata": document.get("metadata") or {}, "spec": spec.to_json()}
+    return [*_broken(model.cel, root, ""), *_walk(spec, "spec")]
+
+
+def _walk(value: Any, path: str) -> Iterator[Problem]:
+    """Broken rules of a model and of everything below it."""
+    if isinstance(value, ApiModel):
+        yield from _broken(getattr(value, "cel", ()), value.to_json(), path)
+        for name, info in type(value).model_fields.items():
+            below = f"{path}.{info.alias or name}"
+            for mark in info.metadata:
+                if isinstance(mark, ListMap):
+                    yield from _duplicates(getattr(value, name), mark.keys, below)
+            yield from _walk(getattr(value, name), below)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{path}[{index}]")
+
+
+def _duplicates(items: list[ApiModel], keys: tuple[str, ...], path: str) -> Iterator[Problem]:
+    seen = set()
+    for index, item in enumerate(items):
+        key = tuple(getattr(item, each) for each in keys)
+        if key in seen:
+            yield Problem(f"{path}[{index}]", f"duplicate entry {', '.join(map(str, key))}")
+        seen.add(key)
+
+
+def _broken(rules: tuple[Cel, ...], value: Json, path: str) -> Iterator[Problem]:
+    for rule in rules:
+        if "oldSelf" not in rule.rule and not cel.evaluate(rule.rule, {"self": value}):
+            yield Problem((path + (rule.field_path or "")) or "metadata.name", rule.message)
+
+
+def _path(root: str, location: tuple[int | str, ...]) -> str:
+    text = root
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text
+
+
+def _words(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown field"
+    given = error.get("input")
+    shown = "" if isinstance(given, dict | list | BaseModel) or error["type"] == "missing" else f" (got {given!r})"
+    return f"{error['msg']}{shown}"

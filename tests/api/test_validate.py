@@ -1,0 +1,34 @@
+"""Offline validation agrees with the API server on every case that needs no older object."""
+
+import pytest
+
+from shoal.api.validate import validate_manifest
+from tests.api.samples import JOB, SAMPLES, changed
+from tests.crdgen.cases import CASES, Case
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}-{case.path}-{case.refusal[:20]}")
+def test_refuses_what_the_api_server_refuses(case: Case) -> None:
+    problems = validate_manifest(case.body)
+    assert bool(problems) == bool(case.refusal), problems
+
+
+def test_names_the_field_and_the_reason() -> None:
+    (problem,) = validate_manifest(changed("RLJob", "spec.environments.0.name", "Has Spaces"))
+    assert problem.path == "spec.environments[0].name"
+    assert "Has Spaces" in problem.message
+    (problem,) = validate_manifest(changed("RLJob", "spec.trainer.step", 5))
+    assert (problem.path, problem.message) == ("spec.trainer.step", "unknown field")
+    (problem,) = validate_manifest(changed("EnvironmentPool", "spec.scale", {"min": 3, "max": 2}))
+    assert (problem.path, problem.message) == ("spec.scale", "min must not be above max")
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_takes_the_samples(kind: str) -> None:
+    assert validate_manifest(SAMPLES[kind]) == []
+
+
+def test_knows_kind_and_version() -> None:
+    assert validate_manifest({**JOB, "kind": "RLJobs"})[0].path == "kind"
+    assert validate_manifest({**JOB, "apiVersion": "rl.shoal.dev/v1"})[0].path == "apiVersion"
+    assert validate_manifest({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}) == []
