@@ -10,6 +10,7 @@ from shoal.api.services.models import GatewayStatus
 from shoal.api.v1alpha1.rolloutfleet import (
     EnginePhase,
     EngineStatusEntry,
+    FleetUsage,
     RolloutFleetSpec,
     RolloutFleetStatus,
     WeightVersions,
@@ -123,4 +124,10 @@ def read_gateway(status: GatewayStatus) -> FleetReading:
         for engine in status.engines
     }
     versions = WeightVersions(min=status.min_version, max=status.max_version, target=status.target_version)
-    return FleetReading(engines, versions, status.queued, status.update_error)
+    usage = FleetUsage(
+        engine_seconds=round(sum(engine.uptime_seconds for engine in status.engines)),
+        busy_seconds=round(sum(engine.busy_seconds for engine in status.engines)),
+        requests=status.requests,
+        served_while_updating=status.served_while_updating,
+    )
+    return FleetReading(engines, versions, status.queued, status.update_error, usage)

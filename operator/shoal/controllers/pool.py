@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from shoal.api.labels import PORTS, Role
 from shoal.api.services.leases import BrokerStatus
-from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus
+from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus, PoolUsage
 from shoal.builders import environment
 from shoal.builders.children import build_service, build_token_secret
 from shoal.builders.owner import Owner
@@ -114,4 +114,9 @@ def read_broker(status: BrokerStatus) -> PoolReading:
         queued[first] += status.queued_any
     elif status.queued_any:
         queued = {"default": status.queued_any}
-    return PoolReading(members, queued, status.wait_p50, status.wait_p99)
+    usage = PoolUsage(
+        slot_seconds=round(status.uptime_seconds * status.slots.total),
+        occupied_seconds=round(status.occupied_seconds),
+        active_seconds=round(status.active_seconds),
+    )
+    return PoolReading(members, queued, status.wait_p50, status.wait_p99, usage)

@@ -7,6 +7,7 @@ from shoal.api.labels import SPEC_HASH, Role
 from shoal.api.v1alpha1.common import resolve_count
 from shoal.api.v1alpha1.rolloutfleet import (
     EngineStatusEntry,
+    FleetUsage,
     RolloutFleetSpec,
     RolloutFleetStatus,
     WeightVersions,
@@ -30,6 +31,7 @@ class FleetReading:
     versions: WeightVersions = field(default_factory=WeightVersions)
     queued: int = 0
     update_error: str = ""
+    usage: FleetUsage = field(default_factory=FleetUsage)
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,17 @@ def _status(
         weight_version=reading.versions,
         queued=reading.queued,
         endpoint=desired.endpoint,
+        usage=_usage(reading.usage, observed.status.usage),
     )
     verdicts = _verdicts(spec, observed, status)
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )
+
+
+def _usage(read: FleetUsage, told: FleetUsage) -> FleetUsage:
+    """What was told stays while no request runs, or the clock alone would have the status written again and again."""
+    return told if read.busy_seconds in (0, told.busy_seconds) else read
 
 
 def _entry(pod: PodView, reading: FleetReading) -> EngineStatusEntry:

@@ -9,6 +9,7 @@ from shoal.api.v1alpha1.environmentpool import (
     EnvironmentPoolSpec,
     EnvironmentPoolStatus,
     LeaseLatency,
+    PoolUsage,
     SlotCounts,
     VariantStatus,
 )
@@ -42,6 +43,7 @@ class PoolReading:
     queued: Mapping[str, int] = field(default_factory=dict)
     p50: float = 0.0
     p99: float = 0.0
+    usage: PoolUsage = field(default_factory=PoolUsage)
 
 
 @dataclass(frozen=True)
@@ -246,11 +248,17 @@ def _status(
         variants=variants if spec.variants else [],
         endpoint=desired.endpoint,
         latency=LeaseLatency(p50=f"{reading.p50:.3f}", p99=f"{reading.p99:.3f}"),
+        usage=_usage(reading.usage, observed.status.usage),
     )
     verdicts = _verdicts(spec, observed, status)
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )
+
+
+def _usage(read: PoolUsage, told: PoolUsage) -> PoolUsage:
+    """What was told stays while no episode runs, or the clock alone would have the status written again and again."""
+    return told if read.occupied_seconds in (0, told.occupied_seconds) else read
 
 
 def _variant_status(spec: EnvironmentPoolSpec, observed: PoolObserved, name: str, count: int) -> VariantStatus:

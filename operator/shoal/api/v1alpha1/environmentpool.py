@@ -167,6 +167,17 @@ class LeaseLatency(StatusModel):
     p99: str = "0"
 
 
+class PoolUsage(StatusModel):
+    """Seconds since the broker started, summed over slots: there, inside an episode, executing an action.
+
+    Written only while episodes run, so that an idle pool's status stays as it is.
+    """
+
+    slot_seconds: int = 0
+    occupied_seconds: int = 0
+    active_seconds: int = 0
+
+
 class EnvironmentPoolStatus(StatusModel):
     """What is."""
 
@@ -181,6 +192,7 @@ class EnvironmentPoolStatus(StatusModel):
     variants: Annotated[list[VariantStatus], ListMap("name"), Field(max_length=256)] = Field(default_factory=list)
     endpoint: str = ""
     latency: LeaseLatency = Field(default_factory=LeaseLatency)
+    usage: PoolUsage = Field(default_factory=PoolUsage)
     conditions: Annotated[list[Condition], ListMap("type"), Field(max_length=16)] = Field(default_factory=list)
 
 

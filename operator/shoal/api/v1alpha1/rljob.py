@@ -237,6 +237,9 @@ class Optimizer(ApiModel):
     """AdamW and its schedule."""
 
     learning_rate: Decimal = "1e-6"
+    decay_to: Annotated[
+        Decimal, Field(description="Share of the learning rate that is left at the last step; it falls linearly.")
+    ] = "1.0"
     weight_decay: Decimal = "0.0"
     grad_clip: Decimal = "1.0"
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0

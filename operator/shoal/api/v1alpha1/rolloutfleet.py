@@ -159,6 +159,15 @@ class WeightVersions(StatusModel):
     target: int = -1
 
 
+class FleetUsage(StatusModel):
+    """Seconds since the engines started, summed over engines: there, with a request executing; written only while busy."""
+
+    engine_seconds: int = 0
+    busy_seconds: int = 0
+    requests: int = 0
+    served_while_updating: int = 0
+
+
 class RolloutFleetStatus(StatusModel):
     """What is."""
 
@@ -172,6 +181,7 @@ class RolloutFleetStatus(StatusModel):
     weight_version: WeightVersions = Field(default_factory=WeightVersions)
     queued: int = 0
     endpoint: str = ""
+    usage: FleetUsage = Field(default_factory=FleetUsage)
     conditions: Annotated[list[Condition], ListMap("type"), Field(max_length=16)] = Field(default_factory=list)
 
 
