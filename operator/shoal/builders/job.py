@@ -232,6 +232,7 @@ def _algorithm(algorithm: Algorithm) -> AlgorithmConfig:
 def _optimizer(optimizer: Optimizer) -> OptimizerConfig:
     return OptimizerConfig(
         learning_rate=float(optimizer.learning_rate),
+        decay_to=float(optimizer.decay_to),
         weight_decay=float(optimizer.weight_decay),
         grad_clip=float(optimizer.grad_clip),
         warmup_steps=optimizer.warmup_steps,

@@ -1,0 +1,57 @@
+"""Step selection: which of the sampled tokens are trained on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from shoal_workers.trainer.algorithm.registry import Registry, Strategy
+
+
+class StepSelector(Strategy, ABC):
+    """From the policy's entropies [N] (nats, at the start of the step) and the turns [N] they belong to, to a mask [N].
+
+    `turn` numbers the turns (model calls) of the whole batch from 0, ascending.
+    """
+
+    @abstractmethod
+    def select(self, entropy: Tensor, turn: Tensor) -> Tensor:
+        """True where a token is trained on; at least one token where there are any."""
+
+
+SELECTORS: Registry[StepSelector] = Registry("selection", StepSelector)  # type: ignore[type-abstract]
+
+
+@SELECTORS.register("all")
+class AllSteps(StepSelector):
+    """Every sampled token."""
+
+    def select(self, entropy: Tensor, turn: Tensor) -> Tensor:
+        """All true."""
+        return torch.ones_like(turn, dtype=torch.bool)
+
+
+@SELECTORS.register("entropy-top")
+class EntropyTop(StepSelector):
+    """The `fraction` of turns whose tokens have the highest mean entropy: where the policy decides something.
+
+    Source: DART (arXiv 2509.23866), high-entropy step selection. `fraction: 1` is `all`.
+    """
+
+    fraction: float = Field(0.8, gt=0, le=1)
+
+    def select(self, entropy: Tensor, turn: Tensor) -> Tensor:
+        """Whole turns; ties go to the earlier turn."""
+        if not len(turn):
+            return torch.ones_like(turn, dtype=torch.bool)
+        turns = int(turn.max()) + 1
+        total = torch.zeros(turns, dtype=entropy.dtype, device=entropy.device).index_add_(0, turn, entropy.detach())
+        mean = total / torch.bincount(turn, minlength=turns).clamp(min=1)
+        wanted = max(1, round(self.fraction * turns))
+        chosen = torch.argsort(mean, descending=True, stable=True)[:wanted]
+        mask = torch.zeros(turns, dtype=torch.bool, device=entropy.device)
+        mask[chosen] = True
+        return mask[turn]

@@ -1,0 +1,55 @@
+"""Checkpoints: `checkpoints/<step>/`, each one enough to go on exactly where it was taken."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shoal_workers.trainer.files import new_folder, numbered
+
+logger = logging.getLogger(__name__)
+
+PROGRESS = "progress.json"
+LEARNER = "learner.pt"
+
+
+class Progress(BaseModel):
+    """Where a job stands: steps done, the newest weight version, and the batches that these weights have learned from.
+
+    `consumed` need only go back as far as the data manager may not have heard of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int = Field(0, ge=0)
+    version: int = Field(0, ge=0)
+    consumed: tuple[str, ...] = ()
+
+
+def save(folder: Path, progress: Progress, state: Mapping[str, Any], keep: int) -> None:
+    """Write the checkpoint of `progress.step`, then remove all but the newest `keep`."""
+    with new_folder(folder / str(progress.step)) as temporary:
+        torch.save(dict(state), temporary / LEARNER)
+        (temporary / PROGRESS).write_text(progress.model_dump_json())
+    for step in numbered(folder)[:-keep]:
+        shutil.rmtree(folder / str(step), ignore_errors=True)
+
+
+def newest(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, None where there is none; one that cannot be read is logged."""
+    for step in reversed(numbered(folder)):
+        path = folder / str(step)
+        try:
+            progress = Progress.model_validate_json((path / PROGRESS).read_bytes())
+            state = torch.load(path / LEARNER, map_location="cpu", weights_only=True)
+        except (OSError, ValidationError, RuntimeError, EOFError) as error:
+            logger.warning("checkpoint cannot be read", extra={"checkpoint": str(path), "cause": str(error)})
+            continue
+        return progress, state
+    return None

@@ -1,0 +1,115 @@
+"""The learner in a Ray actor: on a Ray head of the trainer's own, or on a cluster that the job names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from shoal.api.services.models import WeightsTarget
+from shoal.api.services.roles.trainer import TrainerConfig
+from shoal_workers.service.config import ConfigurationError
+from shoal_workers.trainer.checkpoint import Progress
+
+_MEGABYTE = 1 << 20
+
+
+class RayLearner:
+    """A learner in a Ray actor.
+
+    The head of one's own dies with this process, however that dies: Ray's processes are bound to their parent by the
+    kernel. An actor that dies is not restarted in place: its memory is the state, so the trainer's process ends and
+    starts again from the checkpoint.
+    """
+
+    def __init__(self, config: TrainerConfig, host: str) -> None:
+        self._config = config
+        self._host = host
+        self._actor: Any = None
+
+    async def start(self) -> None:
+        """Start or join Ray and load the model; raises ConfigurationError where either cannot be."""
+        import ray
+
+        try:
+            ray.init(**self._options())
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigurationError("ray_address", f"no Ray cluster: {error}") from None
+        from shoal_workers.trainer.worker import LearnerWorker
+
+        actor = ray.remote(num_cpus=self._config.learner_threads, max_restarts=0)(LearnerWorker)
+        try:
+            self._actor = actor.remote(self._config)
+            await self._actor.__ray_ready__.remote()
+        except ray.exceptions.RayActorError as error:
+            raise _cause(error) from None
+
+    async def restore(self) -> Progress:
+        """See LearnerWorker."""
+        progress: Progress = await self._actor.restore.remote()
+        return progress
+
+    async def train(self, batch: bytes, step: int, version: int) -> dict[str, float]:
+        """See LearnerWorker."""
+        figures: dict[str, float] = await self._actor.train.remote(batch, step, version)
+        return figures
+
+    async def renumber(self, version: int) -> None:
+        """See LearnerWorker."""
+        await self._actor.renumber.remote(version)
+
+    async def save(self, progress: Progress) -> None:
+        """See LearnerWorker."""
+        await self._actor.save.remote(progress)
+
+    async def publish(self, version: int, step: int, in_use: Collection[int]) -> WeightsTarget:
+        """See LearnerWorker."""
+        target: WeightsTarget = await self._actor.publish.remote(version, step, list(in_use))
+        return target
+
+    async def latest(self) -> WeightsTarget | None:
+        """See LearnerWorker."""
+        target: WeightsTarget | None = await self._actor.latest.remote()
+        return target
+
+    async def close(self) -> None:
+        """Kill the actor, and with it the head where it is one's own."""
+        import ray
+
+        ray.shutdown()
+
+    def _options(self) -> dict[str, Any]:
+        common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
+        if self._config.ray_address:
+            return {"log_to_driver": False, "configure_logging": False, "address": self._config.ray_address}
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        return common | {
+            "num_cpus": self._config.learner_threads,
+            "object_store_memory": self._config.object_store_megabytes * _MEGABYTE,
+            "_node_ip_address": self._host,
+            "_temp_dir": str(session_folder(self._config.folder)),
+        }
+
+
+def session_folder(folder: str) -> Path:
+    """A folder for Ray's sockets, emptied of what earlier processes of the same job left there.
+
+    Socket paths may have 107 bytes, so it lies in the system's temporary folder under a short name.
+    """
+    digest = hashlib.sha256(folder.encode()).hexdigest()[:8]
+    path = Path(tempfile.gettempdir(), f"shoal-ray-{digest}")
+    shutil.rmtree(path, ignore_errors=True)
+    return path
+
+
+def _cause(error: Exception) -> Exception:
+    """What the actor's constructor raised, where it says so."""
+    cause = getattr(error, "cause", None) or error
+    for candidate in (cause, getattr(cause, "cause", None)):
+        if isinstance(candidate, ConfigurationError):
+            return candidate
+    return ConfigurationError("model", str(error).strip().splitlines()[-1])

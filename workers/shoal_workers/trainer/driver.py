@@ -1,0 +1,221 @@
+"""The trainer's loop: lease a batch, train, checkpoint, publish, acknowledge, report."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from shoal.api.services.models import WeightsTarget
+from shoal.api.services.roles.trainer import TrainerConfig
+from shoal.api.services.training import TrainerPhase, TrainerStatus
+from shoal.api.services.trajectories import Batch
+from shoal_workers.trainer.checkpoint import Progress
+from shoal_workers.trainer.handle import LearnerHandle
+from shoal_workers.trainer.peers import DataManager, Gateway
+
+logger = logging.getLogger(__name__)
+
+LEASE_WAIT_SECONDS = 10.0
+TELL_SECONDS = 10.0
+# How many trained batches a checkpoint names. The data manager hears of each within a step or as soon as it is back;
+# this only has to be more than the batches that can be trained between two checkpoints.
+REMEMBERED_BATCHES = 1000
+
+
+class TrainerDriver:
+    """Drives one learner through a job's steps.
+
+    What makes training exactly-once: a batch counts as trained when a checkpoint names it, and not before. It is
+    acknowledged after that; a trainer that dies in between tells the data manager at its next start which batches its
+    checkpoint names, and the others are handed out again to weights that have not seen them.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        learner: LearnerHandle,
+        data: DataManager,
+        gateway: Gateway,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._learner = learner
+        self._data = data
+        self._gateway = gateway
+        self._clock = clock
+        self._started = clock()
+        self._progress = Progress()
+        self._unacknowledged: list[str] = []
+        self._phase = TrainerPhase.STARTING
+        self._saved_step = 0
+        self._busy = 0.0
+        self._waited = 0.0
+        self._since: tuple[TrainerPhase, float] = (TrainerPhase.STARTING, self._started)
+        self._gap = 0.0
+        self._figures: dict[str, float] = {}
+
+    @property
+    def status(self) -> TrainerStatus:
+        """The trainer's state now; time of what is going on is counted up to now."""
+        phase, since = self._since
+        running = self._clock() - since
+        return TrainerStatus(
+            phase=phase,
+            step=self._progress.step,
+            steps=self._config.steps,
+            version=self._progress.version,
+            checkpoint_step=self._saved_step,
+            busy_seconds=self._busy + (running if phase is TrainerPhase.TRAINING else 0.0),
+            wait_seconds=self._waited + (running if phase is TrainerPhase.WAITING else 0.0),
+            uptime_seconds=self._clock() - self._started,
+            logprob_gap_max=self._gap,
+            metrics=self._figures,
+        )
+
+    async def run(self) -> None:
+        """All steps that are left; returns when they are done or the job needs no more."""
+        await self._learner.start()
+        async with self._telling():
+            await self._restore()
+            while self._progress.step < self._config.steps:
+                batch = await self._next_batch()
+                if batch is None:
+                    break
+                await self._step(batch)
+            self._enter(TrainerPhase.DONE)
+            logger.info("training ended", extra={"step": self._progress.step, "version": self._progress.version})
+            # Until the pod is removed: the gateway must hear of the last version even if it is away just now.
+            await asyncio.Event().wait()
+
+    async def _restore(self) -> None:
+        """Go back to the newest checkpoint, and make data manager, volume and gateway agree with it."""
+        self._progress = await self._learner.restore()
+        self._saved_step = self._progress.step
+        self._unacknowledged = []
+        progress = self._progress
+        settled = await self._data.reconcile(progress.step, progress.version, list(progress.consumed))
+        logger.info(
+            "restored",
+            extra={"step": progress.step, "version": progress.version, "released": len(settled.released)},
+        )
+        await self._republish(await self._learner.latest())
+        await self._data.report(self._progress.step, self._progress.version, {})
+
+    async def _republish(self, latest: WeightsTarget | None) -> None:
+        """Publish the restored weights where the newest publication is not exactly theirs.
+
+        Versions never go back: where a later one was published than the checkpoint has, the restored weights get a
+        number above it, as tokens of that version may be on their way here.
+        """
+        published = latest.version if latest else 0
+        if published == self._progress.version:
+            if latest is not None:
+                self._gateway.aim(latest)
+            return
+        if published > self._progress.version:
+            self._progress = self._progress.model_copy(update={"version": published + 1})
+            await self._learner.renumber(self._progress.version)
+        self._gateway.aim(await self._learner.publish(self._progress.version, self._progress.step, ()))
+
+    async def _next_batch(self) -> Batch | None:
+        """The next batch; None when the job is complete without one."""
+        with self._spending(TrainerPhase.WAITING):
+            while True:
+                batch = await self._data.lease(self._progress.version, self._config.batch_groups, LEASE_WAIT_SECONDS)
+                if batch is not None:
+                    return batch
+                if await self._data.complete():
+                    return None
+
+    async def _step(self, batch: Batch) -> None:
+        """Learn from one batch."""
+        with self._spending(TrainerPhase.TRAINING):
+            held = await self._train(batch)
+        if not held:
+            # Someone else may train the batch now, so these weights must not have seen it.
+            await self._restore()
+
+    async def _train(self, batch: Batch) -> bool:
+        """Train, checkpoint, publish, acknowledge, report; False where the batch was lost before the checkpoint."""
+        before = self._progress
+        began = self._clock()
+        async with self._renewing(batch):
+            figures = await self._learner.train(batch.model_dump_json().encode(), before.step, before.version)
+        figures["train_seconds"] = self._clock() - began
+        if not await self._data.renew(batch.id):
+            return False
+        self._progress = Progress(
+            step=before.step + 1,
+            version=before.version + 1,
+            consumed=(*before.consumed, batch.id)[-REMEMBERED_BATCHES:],
+        )
+        self._unacknowledged.append(batch.id)
+        if self._progress.step % self._config.checkpoint_every == 0 or self._progress.step == self._config.steps:
+            await self._learner.save(self._progress)
+            self._saved_step = self._progress.step
+        in_use = await self._gateway.served()
+        self._gateway.aim(await self._learner.publish(self._progress.version, self._progress.step, in_use))
+        await self._acknowledge()
+        self._gap = max(self._gap, figures.get("logprob_gap", 0.0))
+        figures["step_seconds"] = self._clock() - began
+        self._figures = figures
+        await self._data.report(self._progress.step, self._progress.version, figures)
+        logger.info("step", extra={"step": self._progress.step, "version": self._progress.version, **figures})
+        return True
+
+    async def _acknowledge(self) -> None:
+        """Tell the data manager of the batches that the newest checkpoint holds."""
+        if self._saved_step != self._progress.step:
+            return
+        for batch in self._unacknowledged:
+            await self._data.acknowledge(batch, self._progress.step, self._progress.version)
+        self._unacknowledged = []
+
+    @contextlib.asynccontextmanager
+    async def _renewing(self, batch: Batch) -> AsyncIterator[None]:
+        """Hold the batch, and those that no checkpoint holds yet, while the block runs."""
+        task = asyncio.create_task(self._renew([*self._unacknowledged, batch.id], batch.lease_seconds / 3))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _renew(self, batches: list[str], every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            for batch in batches:
+                await self._data.renew(batch)
+
+    @contextlib.asynccontextmanager
+    async def _telling(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._gateway.keep_telling(TELL_SECONDS))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    @contextlib.contextmanager
+    def _spending(self, phase: TrainerPhase) -> Iterator[None]:
+        """The block's time counts as this phase's."""
+        self._enter(phase)
+        try:
+            yield
+        finally:
+            self._enter(phase)
+
+    def _enter(self, phase: TrainerPhase) -> None:
+        """From now on this is what goes on; the time of what went on before is added up."""
+        now = self._clock()
+        before, since = self._since
+        if before is TrainerPhase.TRAINING:
+            self._busy += now - since
+        elif before is TrainerPhase.WAITING:
+            self._waited += now - since
+        self._since = (phase, now)

@@ -1,0 +1,142 @@
+"""The trainer's calls to the data manager and to the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from shoal.api.services.models import WeightsState, WeightsTarget
+from shoal.api.services.trajectories import (
+    Accepted,
+    Batch,
+    BatchAck,
+    BatchRenewed,
+    BatchRequest,
+    DataStatus,
+    ProgressReport,
+    Reconciled,
+    ReconcileRequest,
+)
+from shoal_workers.service import ProblemError, ServiceClient, backoff
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# A data manager or gateway that restarts is back within seconds: knocking more often would only fill the log.
+_PATIENCE_CAP_SECONDS = 5.0
+_LEASE_SLACK_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
+_GONE = frozenset({404, 409, 410})
+
+
+async def patiently(call: Callable[[], Awaitable[T]], what: str) -> T:
+    """Repeat `call`, which must be safe to repeat, until its service answers; a refusal (ProblemError) is raised."""
+    attempt = 0
+    while True:
+        try:
+            return await call()
+        except ProblemError as error:
+            if error.status < 500:
+                raise
+            if attempt % 10 == 0:
+                logger.warning("waiting for a service", extra={"call": what, "cause": str(error)})
+        await asyncio.sleep(backoff(attempt, cap=_PATIENCE_CAP_SECONDS))
+        attempt += 1
+
+
+class DataManager:
+    """The data manager, as the trainer sees it. Calls wait as long as it is away."""
+
+    def __init__(self, client: ServiceClient, trainer: str) -> None:
+        self._client = client
+        self._trainer = trainer
+
+    async def reconcile(self, step: int, version: int, consumed: list[str]) -> Reconciled:
+        """Say what the checkpoint holds; batches leased otherwise go back."""
+        request = ReconcileRequest(trainer=self._trainer, step=step, version=version, consumed=consumed)
+        return await patiently(lambda: self._client.post("/batches:reconcile", request, Reconciled), "reconcile")
+
+    async def lease(self, version: int, groups: int, wait: float) -> Batch | None:
+        """A batch, or None where there was none within `wait` seconds."""
+        request = BatchRequest(trainer=self._trainer, version=version, groups=groups, wait=wait)
+        limit = wait + _LEASE_SLACK_SECONDS
+        reply = await patiently(
+            lambda: self._client.call("POST", "/batches:lease", request, timeout=limit, idempotent=True), "lease"
+        )
+        return None if reply.status == 204 else reply.read(Batch)
+
+    async def renew(self, batch: str) -> bool:
+        """Hold the batch longer; False where it is lost."""
+        return await self._held(
+            lambda: self._client.post(f"/batches/{batch}:renew", None, BatchRenewed, idempotent=True), "renew"
+        )
+
+    async def acknowledge(self, batch: str, step: int, version: int) -> bool:
+        """The checkpoint holds the batch; False where it was lost before that."""
+        ack = BatchAck(step=step, version=version)
+        return await self._held(
+            lambda: self._client.post(f"/batches/{batch}:ack", ack, Accepted, idempotent=True), "acknowledge"
+        )
+
+    async def report(self, step: int, version: int, metrics: dict[str, float]) -> None:
+        """Progress: the version is what staleness is measured against from now on."""
+        report = ProgressReport(step=step, version=version, metrics=metrics)
+        await patiently(lambda: self._client.call("POST", "/progress", report, idempotent=True), "progress")
+
+    async def complete(self) -> bool:
+        """Whether the job needs no further step."""
+        status = await patiently(lambda: self._client.get("/status", DataStatus), "status")
+        return status.complete
+
+    async def _held(self, call: Callable[[], Awaitable[object]], what: str) -> bool:
+        try:
+            await patiently(call, what)
+        except ProblemError as error:
+            if error.status not in _GONE:
+                raise
+            logger.warning("batch lost", extra={"call": what, "cause": str(error)})
+            return False
+        return True
+
+
+class Gateway:
+    """The gateway, as the trainer sees it: it is told the newest weights, again and again in case it forgot."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+        self._target: WeightsTarget | None = None
+        self._changed = asyncio.Event()
+
+    def aim(self, target: WeightsTarget) -> None:
+        """The newest weights are these; `keep_telling` passes it on."""
+        self._target = target
+        self._changed.set()
+
+    async def keep_telling(self, every: float) -> None:
+        """Tell the gateway at once on a change, and every `every` seconds; never raises for a gateway that is away."""
+        while True:
+            self._changed.clear()
+            told = self._target is None or await self._tell(self._target)
+            try:
+                await asyncio.wait_for(self._changed.wait(), every if told else min(every, _RETRY_SECONDS))
+            except TimeoutError:
+                continue
+
+    async def served(self) -> set[int]:
+        """The versions that engines serve; empty where the gateway does not answer."""
+        try:
+            state = await self._client.get("/weights", WeightsState)
+        except ProblemError:
+            return set()
+        return set(state.engines.values())
+
+    async def _tell(self, target: WeightsTarget) -> bool:
+        try:
+            await self._client.put("/weights/target", target)
+        except ProblemError as error:
+            logger.warning("gateway did not take the weights", extra={"version": target.version, "cause": str(error)})
+            return False
+        return True

@@ -1,0 +1,79 @@
+"""Weight versions on the shared volume: `versions/<n>/`, and `versions/latest.json` that names the newest.
+
+A version is an ordinary Hugging Face folder plus `manifest.json`, which has every file's SHA-256. The manifest's own
+SHA-256 is the version's checksum. A version is written beside its place and moved there, so an engine never sees half
+of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from shoal.api.services.models import WeightsTarget
+from shoal_workers.trainer.files import new_folder, numbered, replace_file, sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MANIFEST = "manifest.json"
+LATEST = "latest.json"
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json")
+
+
+def publish(folder: Path, model: PreTrainedModel, source: str, version: int, step: int) -> WeightsTarget:
+    """Write `version` and make it the latest; an old folder of the same number is replaced.
+
+    `source` is where the model came from: its tokenizer goes with the weights.
+    """
+    target = folder / str(version)
+    with new_folder(target) as temporary:
+        _copy_companions(source, temporary)
+        model.save_pretrained(temporary)
+        for path in temporary.iterdir():
+            path.chmod(0o644)
+        manifest = _manifest(temporary, version, step)
+        (temporary / MANIFEST).write_bytes(manifest)
+    published = WeightsTarget(version=version, path=str(target), checksum=hashlib.sha256(manifest).hexdigest())
+    replace_file(folder / LATEST, published.model_dump_json().encode())
+    return published
+
+
+def latest(folder: Path) -> WeightsTarget | None:
+    """The newest published version, None before the first."""
+    try:
+        return WeightsTarget.model_validate_json((folder / LATEST).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def prune(folder: Path, keep: int, in_use: Collection[int]) -> list[int]:
+    """Remove versions that are neither among the newest `keep` nor served by an engine; the removed ones."""
+    versions = numbered(folder)
+    removed = [version for version in versions[: max(0, len(versions) - keep)] if version not in in_use]
+    for version in removed:
+        shutil.rmtree(folder / str(version), ignore_errors=True)
+    return removed
+
+
+def _manifest(folder: Path, version: int, step: int) -> bytes:
+    files = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())}
+    return orjson.dumps({"version": version, "step": step, "files": files}, option=orjson.OPT_INDENT_2)
+
+
+def _copy_companions(source: str, target: Path) -> None:
+    """Everything of the model's folder that is not weights: tokenizer, chat template, generation defaults."""
+    folder = Path(source)
+    if not folder.is_dir():
+        from transformers import AutoTokenizer
+
+        AutoTokenizer.from_pretrained(source).save_pretrained(target)
+        return
+    for path in folder.iterdir():
+        if path.is_file() and path.name != MANIFEST and not any(path.match(pattern) for pattern in _WEIGHTS):
+            shutil.copyfile(path, target / path.name)
