@@ -236,7 +236,6 @@ def _optimizer(optimizer: Optimizer) -> OptimizerConfig:
         weight_decay=float(optimizer.weight_decay),
         grad_clip=float(optimizer.grad_clip),
         warmup_steps=optimizer.warmup_steps,
-        decay_to=float(optimizer.decay_to),
         beta1=float(optimizer.beta1),
         beta2=float(optimizer.beta2),
     )

@@ -243,7 +243,6 @@ class Optimizer(ApiModel):
     weight_decay: Decimal = "0.0"
     grad_clip: Decimal = "1.0"
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    decay_to: Annotated[Decimal, Field(description="Share of the learning rate left at the last step; falls linearly.")] = "1.0"
     beta1: Decimal = "0.9"
     beta2: Decimal = "0.95"
 
