@@ -23,7 +23,7 @@ TEMPLATE = (
 
 
 def write_model(folder: Path, seed: int = 0) -> Path:
-    """A complete Hugging Face folder: weights (float32, large initial values so that they matter), tokeniser, template."""
+    """A complete Hugging Face folder: float32 weights, large enough to matter, tokeniser and chat template."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder)
     config = {

@@ -30,7 +30,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a call. `logprobs[i]` is the raw log-probability of `tokens[i]`; `spans` cover `tokens` without gaps."""
+    """The end of a call. `logprobs[i]` is the raw log-probability of `tokens[i]`; `spans` cover `tokens` gaplessly."""
 
     key: str
     tokens: list[int]
@@ -83,7 +83,7 @@ class Core(ABC):
 
     @abstractmethod
     def load_weights(self, folder: Path, version: int) -> None:
-        """Replace the weights between two steps and forget every cached state; unfinished calls continue on the new ones."""
+        """Replace the weights between two steps and forget all cached state; unfinished calls continue on the new."""
 
     @abstractmethod
     def score(self, tokens: Sequence[int]) -> list[float]:

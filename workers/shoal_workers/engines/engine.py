@@ -35,12 +35,16 @@ T = TypeVar("T")
 class Engine:
     """Serves generations and loads weights in place.
 
-    `name` is reported with every result. `on_failure` is called once, on the event loop, with the reason when the core is
-    lost; no call succeeds after that. `changed` is set whenever the status should be reported at once.
+    `name` is reported with every result. `on_failure` is called once, on the event loop, with the reason when the core
+    is lost; no call succeeds after that. `changed` is set whenever the status should be reported at once.
     """
 
     def __init__(
-        self, name: str, core: Core, probe: Probe | None = None, on_failure: Callable[[BaseException], None] | None = None
+        self,
+        name: str,
+        core: Core,
+        probe: Probe | None = None,
+        on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.name = name
         self.changed = asyncio.Event()
@@ -107,7 +111,7 @@ class Engine:
         return len(keys)
 
     async def load_weights(self, update: WeightsUpdate) -> WeightsLoaded:
-        """Serve another version from now on; raises ProblemError, after which the old version is served if still intact."""
+        """Serve another version from now on; raises ProblemError, `weights-unusable` where nothing was changed."""
         async with self._loading:
             self._refuse_when_unfit()
             begin = perf_counter()
@@ -118,7 +122,7 @@ class Engine:
             self._set_phase(EnginePhase.UPDATING)
             try:
                 await self._replace(folder, update)
-                error = await self._verify(update.version)
+                difference = await self._verify(update.version)
             except Exception as failure:
                 # Half-loaded weights must never serve: the process ends and a fresh one takes its place.
                 self._lost(failure)
@@ -128,8 +132,8 @@ class Engine:
             self._weights = WeightsTarget(version=update.version, path=update.path, checksum=update.checksum)
             self._set_phase(EnginePhase.READY)
             seconds = perf_counter() - begin
-            logger.info("weights loaded", extra={"version": update.version, "seconds": round(seconds, 4), "probe": error})
-            return WeightsLoaded(version=self._driver.version, seconds=seconds, probe_error=error)
+            logger.info("weights loaded", extra={"version": update.version, "seconds": round(seconds, 4)})
+            return WeightsLoaded(version=self._driver.version, seconds=seconds, probe_error=difference)
 
     def status(self) -> EngineStatus:
         """The engine's own view now."""

@@ -19,9 +19,10 @@ class ProbeError(Exception):
 class Probe:
     """A sampled call and its judge.
 
-    Sampled, because some faults (an attention shape without a kernel, a sampler that does not compile) pass a health check
-    and a greedy call. `tolerance` is the greatest difference allowed between a token's log-probability when it was decoded
-    and when it is scored as a prompt: a cache kept from other weights differs by whole units, rounding by far less.
+    Sampled, because some faults (an attention shape without a kernel, a sampler that does not compile) pass a health
+    check and a greedy call. `tolerance` is the greatest difference allowed between a token's log-probability when it
+    was decoded and when it is scored as a prompt: a cache kept from other weights differs by whole units, rounding by
+    far less.
     """
 
     def __init__(self, prompt: Sequence[int] = (1, 2, 3), tolerance: float = 0.5) -> None:
@@ -35,7 +36,7 @@ class Probe:
         return GenerateRequest(request_id="probe", prompt_token_ids=list(self.prompt), sampling=sampling)
 
     def judge(self, finished: Finished, scores: Sequence[float], version: int) -> float:
-        """The greatest difference found; raises ProbeError. `scores` are of the prompt and the tokens, without the first."""
+        """The greatest difference found; raises ProbeError. `scores` are of prompt and tokens, without the first."""
         if not finished.tokens:
             raise ProbeError("the probe got no token")
         if not all(math.isfinite(value) and value <= 0 for value in finished.logprobs):

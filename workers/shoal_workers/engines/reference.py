@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ LARGEST_BATCH = 256
 class _Sequence:
     call: Call
     tokens: list[int]
-    generator: torch.Generator
+    generator: torch.Generator | None
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
 
@@ -50,18 +51,22 @@ class ReferenceCore(Core):
 
     def open(self) -> None:
         """Load the model with transformers; raises CoreError."""
+        # More threads than cores make tiny matrices a hundred times slower, and engines share a laptop's cores.
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         from transformers import AutoModelForCausalLM
 
         try:
-            self._model = AutoModelForCausalLM.from_pretrained(self._source, dtype=self._dtype).eval()
+            self._model = AutoModelForCausalLM.from_pretrained(self._source, dtype=self._dtype)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise CoreError(f"model {self._source}: {error}") from None
+        self._model.eval()
         self._model.requires_grad_(False)
         config = self._model.config
         self._vocabulary = config.vocab_size
         self._stops = frozenset(_as_list(config.eos_token_id) + _as_list(self._model.generation_config.eos_token_id))
         if self._max_model_len > config.max_position_embeddings:
-            raise CoreError(f"max_model_len {self._max_model_len} is above the model's {config.max_position_embeddings}")
+            longest = config.max_position_embeddings
+            raise CoreError(f"max_model_len {self._max_model_len} is above the model's {longest}")
         self._generator = torch.Generator().manual_seed(self._seed)
 
     def add(self, call: Call) -> None:
@@ -71,7 +76,7 @@ class ReferenceCore(Core):
         if min(call.prompt) < 0 or max(call.prompt) >= self._vocabulary:
             raise PromptError(f"prompt_token_ids: outside the vocabulary of {self._vocabulary}")
         seed = call.sampling.seed
-        generator = self._generator if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._sequences[call.key] = _Sequence(call, list(call.prompt), generator)
 
     def abort(self, keys: Sequence[str]) -> list[Finished]:
@@ -83,13 +88,13 @@ class ReferenceCore(Core):
     def step(self) -> list[Finished]:
         """One token for each of the oldest calls."""
         batch = list(self._sequences.values())[:LARGEST_BATCH]
-        logits = self._last_logits([sequence.tokens for sequence in batch])
-        logprobs = torch.log_softmax(logits, dim=-1)
+        logprobs = torch.log_softmax(self._last_logits([sequence.tokens for sequence in batch]), dim=-1)
+        tokens = _sample(logprobs, batch, self._generator)
+        chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
         finished = []
-        for row, sequence in enumerate(batch):
-            token = _sample(logprobs[row], sequence)
+        for sequence, token, logprob in zip(batch, tokens.tolist(), chosen, strict=True):
             sequence.tokens.append(token)
-            sequence.logprobs.append(float(logprobs[row, token]))
+            sequence.logprobs.append(logprob)
             sequence.versions.append(self._version)
             reason = self._reason_to_stop(sequence, token)
             if reason is not None:
@@ -110,7 +115,8 @@ class ReferenceCore(Core):
     def load_weights(self, folder: Path, version: int) -> None:
         """Copy the tensors into the model; raises CoreError for tensors that do not fit."""
         try:
-            tensors = {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}
+            files = sorted(folder.glob("*.safetensors"))
+            tensors = {name: value for file in files for name, value in load_file(file).items()}
             result = self._model.load_state_dict(tensors, strict=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise CoreError(f"{folder}: {error}") from None
@@ -156,17 +162,25 @@ class ReferenceCore(Core):
         return None
 
 
-def _sample(logprobs: torch.Tensor, sequence: _Sequence) -> int:
-    sampling = sequence.call.sampling
-    if sampling.temperature == 0:
-        return int(logprobs.argmax())
-    probabilities = torch.softmax(logprobs / sampling.temperature, dim=-1)
-    if sampling.top_p < 1:
-        values, order = probabilities.sort(descending=True)
-        # The smallest set of tokens whose probability reaches top_p; the first is always in it.
-        values[values.cumsum(0) - values >= sampling.top_p] = 0
-        return int(order[torch.multinomial(values, 1, generator=sequence.generator)])
-    return int(torch.multinomial(probabilities, 1, generator=sequence.generator))
+def _sample(logprobs: torch.Tensor, batch: Sequence[_Sequence], shared: torch.Generator) -> torch.Tensor:
+    """A token per row. Rows without a seed of their own are drawn together, from the shared generator."""
+    temperatures = torch.tensor([sequence.call.sampling.temperature for sequence in batch])
+    probabilities = torch.softmax(logprobs / temperatures.clamp_min(1e-6)[:, None], dim=-1)
+    for row, sequence in enumerate(batch):
+        if sequence.call.sampling.top_p < 1:
+            probabilities[row] = _nucleus(probabilities[row], sequence.call.sampling.top_p)
+    tokens = torch.multinomial(probabilities, 1, generator=shared)[:, 0]
+    for row, sequence in enumerate(batch):
+        if sequence.generator is not None:
+            tokens[row] = torch.multinomial(probabilities[row], 1, generator=sequence.generator)[0]
+    return torch.where(temperatures == 0, logprobs.argmax(dim=-1), tokens)
+
+
+def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The smallest set of tokens whose probability reaches top_p, unnormalised; the likeliest is always in it."""
+    values, order = probabilities.sort(descending=True)
+    values[values.cumsum(0) - values >= top_p] = 0
+    return torch.zeros_like(probabilities).scatter(0, order, values)
 
 
 def _as_list(value: int | list[int] | None) -> list[int]:

@@ -22,7 +22,9 @@ def add_routes(service: Service, engine: Engine) -> None:
 
     async def abort(request: Request) -> Response:
         wanted = await read(request, AbortRequest)
-        return Response(orjson.dumps({"aborted": await engine.abort(wanted.request_ids)}), media_type="application/json")
+        return Response(
+            orjson.dumps({"aborted": await engine.abort(wanted.request_ids)}), media_type="application/json"
+        )
 
     async def weights(request: Request) -> Response:
         return reply(await engine.load_weights(await read(request, WeightsUpdate)))

@@ -37,7 +37,9 @@ def build(config: EngineConfig, identity: Identity) -> Service:
     check_model(config.model)
     host = f"[{identity.ip}]" if ":" in identity.ip else identity.ip
     engine = Engine(identity.name, make_core(config, identity.name), on_failure=_on_core_lost)
-    return make_service(config, engine, uid=identity.uid, url=f"http://{host}:{config.port}", token=token_of(), fail=_die)
+    return make_service(
+        config, engine, uid=identity.uid, url=f"http://{host}:{config.port}", token=token_of(), fail=_die
+    )
 
 
 def make_core(config: EngineConfig, name: str) -> Core:
@@ -143,7 +145,9 @@ class _Metrics(Collector):
         """The metrics now."""
         status = self._engine.status()
         return [
-            CounterMetricFamily(names.ENGINE_BUSY_SECONDS, "Seconds with a request executing.", value=status.busy_seconds),
+            CounterMetricFamily(
+                names.ENGINE_BUSY_SECONDS, "Seconds with a request executing.", value=status.busy_seconds
+            ),
             CounterMetricFamily(names.ENGINE_TOKENS, "Tokens generated.", value=status.generated_tokens),
             CounterMetricFamily(names.ENGINE_REQUESTS, "Requests accepted.", value=status.requests),
             GaugeMetricFamily(names.ENGINE_RUNNING, "Requests executing.", value=status.running),

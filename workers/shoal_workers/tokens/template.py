@@ -22,8 +22,8 @@ class TemplateError(ValueError):
 class ChatTemplate:
     """A Jinja chat template with the variables that model publishers rely on.
 
-    The dialect (trimmed blocks, `raise_exception`, `strftime_now`, `tojson` without HTML escapes) is the one of Hugging Face's
-    "Chat templates" documentation, because templates are written against it.
+    The dialect (trimmed blocks, `raise_exception`, `strftime_now`, `tojson` without HTML escapes) is the one of Hugging
+    Face's "Chat templates" documentation, because templates are written against it.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:

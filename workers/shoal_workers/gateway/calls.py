@@ -1,0 +1,134 @@
+"""One model call through the fleet: a place, an engine, and another engine when the first fails."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import aiohttp
+from pydantic import ValidationError
+
+from shoal.api.services.models import FinishReason, GenerateRequest, GenerateResult
+from shoal_workers.gateway.admission import Admission
+from shoal_workers.gateway.engines import Engines
+from shoal_workers.gateway.pieces import Pieces, encode_request
+from shoal_workers.service import ProblemError
+from shoal_workers.service.problems import problem_from_body
+
+# More failures than this in a row are no accident of one engine: the caller is told.
+ATTEMPTS = 20
+# Between attempts that brought nothing, so that a fleet of one broken engine is not hammered.
+PAUSE_SECONDS = 0.05
+LATENCIES = 2048
+
+# What an engine says when it, not the request, is at fault.
+_TRY_ELSEWHERE = frozenset(
+    {"engine-dead", "engine-not-ready", "internal-error", "not-ready", "stale-weights", "http-503"}
+)
+
+
+@dataclass(slots=True)
+class Figures:
+    """What the gateway has done since it started; latencies in seconds, of the last calls."""
+
+    requests: int = 0
+    retries: int = 0
+    errors: int = 0
+    served_while_updating: int = 0
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
+
+
+class Calls:
+    """Makes model calls. `timeout` is the longest one engine may take for one call, in seconds."""
+
+    def __init__(self, engines: Engines, admission: Admission, token: str | None, timeout: float = 3600.0) -> None:
+        self._engines = engines
+        self._admission = admission
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
+        self.figures = Figures()
+        self.session: aiohttp.ClientSession | None = None
+
+    async def generate(self, request: GenerateRequest) -> GenerateResult:
+        """The whole generation, however many engines it takes; raises ProblemError."""
+        outcome = await self.run(request, encode_request(request))
+        return outcome if isinstance(outcome, GenerateResult) else GenerateResult.model_validate_json(outcome)
+
+    async def run(self, request: GenerateRequest, body: bytes) -> GenerateResult | bytes:
+        """As `generate`, but an answer that one engine gave in one piece is passed on as the bytes it came in.
+
+        `body` is the request as JSON.
+        """
+        self.figures.requests += 1
+        begin = perf_counter()
+        try:
+            outcome = await self._attempts(request, body)
+        except ProblemError:
+            self.figures.errors += 1
+            raise
+        self.figures.latencies.append(perf_counter() - begin)
+        return outcome
+
+    async def _attempts(self, request: GenerateRequest, body: bytes) -> GenerateResult | bytes:
+        pieces = Pieces(request)
+        avoid: set[str] = set()
+        failure = ProblemError("no-engine", "no engine could answer", status=503)
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                self.figures.retries += 1
+                rest = pieces.remaining()
+                if rest is None:
+                    return pieces.result()
+                request, body = rest, encode_request(rest)
+            name = await self._admission.acquire(
+                request.session, request.prompt_token_ids, request.min_version or 0, avoid
+            )
+            try:
+                answer = await self._ask(name, body)
+            except ProblemError as error:
+                if error.name not in _TRY_ELSEWHERE and error.status != 503:
+                    raise
+                failure, avoid = error, {name}
+                if error.name != "stale-weights":
+                    self._engines.suspect(name)
+                await asyncio.sleep(random.uniform(0.5, 1.0) * PAUSE_SECONDS * min(attempt + 1, 20))
+                continue
+            finally:
+                self._admission.release(name)
+            if self._engines.updating:
+                self.figures.served_while_updating += 1
+            # Looked for in the bytes: parsing every answer would double the cost of a call.
+            if not pieces.parts and b'"finish_reason":"abort"' not in answer:
+                return answer
+            part = _read(answer, name)
+            pieces.add(part)
+            if part.finish_reason is not FinishReason.ABORT:
+                return pieces.result()
+            avoid = {name}
+        if pieces.done:
+            return pieces.result()
+        raise failure
+
+    async def _ask(self, name: str, body: bytes) -> bytes:
+        known = self._engines.known.get(name)
+        if known is None or self.session is None:
+            raise ProblemError("engine-not-ready", f"{name} has gone", status=503)
+        url = known.generate_url
+        try:
+            async with self.session.post(url, data=body, headers=self._headers, timeout=self._timeout) as response:
+                answer = await response.read()
+                if response.status >= 400:
+                    raise problem_from_body(answer, response.status)
+                return answer
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ProblemError("engine-not-ready", f"{name}: {type(error).__name__}: {error}", status=503) from None
+
+
+def _read(answer: bytes, name: str) -> GenerateResult:
+    try:
+        return GenerateResult.model_validate_json(answer)
+    except ValidationError as error:
+        raise ProblemError("bad-answer", f"{name}: {error}", status=502) from None

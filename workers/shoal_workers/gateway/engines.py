@@ -1,0 +1,232 @@
+"""The engines a gateway knows: their reports, their weights, and the tasks that update them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from time import monotonic
+
+import aiohttp
+
+from shoal.api.services.models import EnginePhase, EngineReport, WeightsLoaded, WeightsTarget, WeightsUpdate
+from shoal.api.services.roles.gateway import GatewayConfig
+from shoal_workers.gateway import rollout
+from shoal_workers.gateway.admission import Admission
+from shoal_workers.service import ProblemError, ServiceClient
+
+logger = logging.getLogger(__name__)
+
+# After a restart, engines that were there before get this many report intervals to say what they serve.
+SETTLE_INTERVALS = 1.5
+
+
+@dataclass(slots=True)
+class Known:
+    """One engine: its last report, when it came, and how the gateway sees it."""
+
+    report: EngineReport
+    seen: float
+    member: rollout.Member
+    client: ServiceClient
+    generate_url: str
+    draining: bool = False
+    suspect: bool = False
+    detail: str = ""
+
+
+class Engines:
+    """The registry. Reports and outcomes change it, `rollout.plan` decides, tasks carry the updates out."""
+
+    def __init__(
+        self, config: GatewayConfig, admission: Admission, token: str | None, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._config = config
+        self._admission = admission
+        self._token = token
+        self._clock = clock
+        self._began = clock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._session: aiohttp.ClientSession | None = None
+        self.known: dict[str, Known] = {}
+        self.serving: frozenset[str] = frozenset()
+        self.target: WeightsTarget | None = None
+        self.updates = 0
+        self.update_seconds = 0.0
+        self.update_error = ""
+
+    @asynccontextmanager
+    async def running(self, session: aiohttp.ClientSession) -> AsyncIterator[None]:
+        """Look after the engines while the block runs, with `session`'s connections."""
+        self._session = session
+        task = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            tasks = [task, *self._tasks]
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def report(self, report: EngineReport) -> None:
+        """Take an engine's report."""
+        now = self._clock()
+        known = self.known.get(report.name)
+        if known is None or _restarted(known, report):
+            known = self._make(report, now)
+            self.known[report.name] = known
+        known.report, known.seen, known.suspect = report, now, False
+        weights = report.status.weights
+        if not known.member.updating:
+            known.member = replace(known.member, key=_reported_key(report, self.target))
+        if weights is not None and (self.target is None or weights.version > self.target.version):
+            # This gateway is younger than the roll-out that an engine has already seen.
+            self.set_target(weights)
+        self.replan()
+
+    def forget(self, name: str, uid: str) -> None:
+        """An engine has said goodbye."""
+        known = self.known.get(name)
+        if known is not None and (not uid or known.report.uid == uid):
+            del self.known[name]
+            self.replan()
+
+    def suspect(self, name: str) -> None:
+        """A call to an engine failed: nothing more goes there until it reports again."""
+        known = self.known.get(name)
+        if known is not None:
+            known.suspect = True
+            self.replan()
+
+    def drain(self, name: str) -> int:
+        """Route nothing more to an engine; gives how many requests it still has. Raises ProblemError (404)."""
+        known = self.known.get(name)
+        if known is None:
+            raise ProblemError("unknown-engine", f"no engine {name}", status=404)
+        known.draining = True
+        self.replan()
+        return self._admission.in_flight(name)
+
+    def set_target(self, target: WeightsTarget, *, reset: bool = False) -> bool:
+        """Roll this version out; False where a newer one is the target already. `reset` takes an older one, too."""
+        if self.target is not None and target.version < self.target.version and not reset:
+            return False
+        if target != self.target:
+            logger.info("target", extra={"version": target.version, "path": target.path})
+            self.target = target
+            self.update_error = ""
+            self.replan()
+        return True
+
+    def client(self, name: str) -> ServiceClient | None:
+        """The client of an engine, None where it has gone."""
+        known = self.known.get(name)
+        return known.client if known else None
+
+    def age(self, known: Known) -> float:
+        """Seconds since an engine's last report."""
+        return self._clock() - known.seen
+
+    @property
+    def updating(self) -> bool:
+        """Whether an engine is loading weights."""
+        return any(known.member.updating for known in self.known.values())
+
+    @property
+    def settled(self) -> bool:
+        """Whether engines that were here before this gateway had time to report."""
+        return self.target is not None or self._clock() - self._began >= SETTLE_INTERVALS * self._config.report_seconds
+
+    def replan(self) -> float | None:
+        """Decide anew, start what is due; gives when to look again."""
+        now = self._clock()
+        members = [replace(known.member, able=self._able(known, now)) for known in self.known.values()]
+        target = rollout.key_of(self.target)
+        settled = self.settled
+        plan = rollout.plan(members if settled else [], target, self._allowed(), self._config.update_timeout, now)
+        for name, member in plan.members.items():
+            self.known[name].member = member
+        for name in plan.update:
+            self._start(name)
+        self.serving = plan.serve
+        self._admission.set_places({name: self.known[name].member.key.version for name in plan.serve})
+        return plan.wake_at
+
+    def _able(self, known: Known, now: float) -> bool:
+        silent = now - known.seen > self._config.missed_reports * self._config.report_seconds
+        phase = known.report.status.phase
+        fit = phase is EnginePhase.READY or (phase is EnginePhase.UPDATING and known.member.updating)
+        return fit and not silent and not known.suspect and not known.draining
+
+    def _allowed(self) -> int:
+        count = len(self.known)
+        if self._config.strategy == "AllAtOnce":
+            return max(1, count)
+        return allowed_unavailable(self._config.max_unavailable, count)
+
+    def _make(self, report: EngineReport, now: float) -> Known:
+        timeout = self._config.update_timeout + self._config.drain_seconds
+        client = ServiceClient(report.url, token=self._token, session=self._session, timeout=timeout)
+        member = rollout.Member(report.name, _reported_key(report, self.target))
+        return Known(report, now, member, client, f"{client.base_url}/generate")
+
+    def _start(self, name: str) -> None:
+        assert self.target is not None
+        task = asyncio.create_task(self._update(self.known[name], self.target))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _update(self, known: Known, target: WeightsTarget) -> None:
+        name, begin = known.report.name, self._clock()
+        body = WeightsUpdate(
+            **target.model_dump(), in_flight=self._config.in_flight, drain_seconds=self._config.drain_seconds
+        )
+        try:
+            loaded = await known.client.post("/weights", body, WeightsLoaded, retries=0)
+            if loaded.version != target.version:
+                raise ProblemError(
+                    "wrong-version", f"it reports version {loaded.version}, not {target.version}", status=500
+                )
+        except ProblemError as error:
+            logger.warning("update failed", extra={"engine": name, "version": target.version, "detail": str(error)})
+            self.update_error = f"{name}: version {target.version}: {error.detail}"
+            known.detail = self.update_error
+            known.suspect = known.suspect or error.status == 503
+            known.member = rollout.failed(known.member, self._clock(), intact=error.name == "weights-unusable")
+        else:
+            known.member = rollout.succeeded(known.member, rollout.key_of(target))
+            known.detail = ""
+            self.updates += 1
+            self.update_seconds += self._clock() - begin
+        if self.known.get(name) is known:
+            self.replan()
+
+    async def _watch(self) -> None:
+        """Notice what no message tells: engines that fell silent, updates that are due again."""
+        while True:
+            self.replan()
+            await asyncio.sleep(self._config.report_seconds / 2)
+
+
+def allowed_unavailable(value: int | str, count: int) -> int:
+    """`max_unavailable` as a number of engines; a percentage is rounded down, and one may always be updated."""
+    number = int(value.removesuffix("%")) * count // 100 if isinstance(value, str) else value
+    return max(1, number)
+
+
+def _restarted(known: Known, report: EngineReport) -> bool:
+    """Another process under the same name: another pod, or a container that began anew."""
+    before = known.report
+    moved = report.uid != before.uid or report.url != before.url
+    return moved or report.status.uptime_seconds < before.status.uptime_seconds
+
+
+def _reported_key(report: EngineReport, target: WeightsTarget | None) -> rollout.Key:
+    """What the engine has; one that reports no weights has the original ones, whoever published them as version 0."""
+    status = report.status
+    if status.weights is None:
+        original = target is not None and target.version == status.weight_version
+        return rollout.key_of(target) if original else rollout.Key(status.weight_version)
+    return rollout.Key(status.weight_version, status.weights.checksum)

@@ -1,0 +1,93 @@
+"""Routes for agents, trainer, engines and operator: tokens, weights, registrations."""
+
+from __future__ import annotations
+
+import orjson
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from shoal.api.services.models import EngineReport, GenerateRequest, GenerateResult, WeightsTarget
+from shoal_workers.engines.routes import encode_result
+from shoal_workers.gateway.calls import Calls
+from shoal_workers.gateway.engines import Engines
+from shoal_workers.gateway.sessions import Sessions
+from shoal_workers.gateway.status import Overview
+from shoal_workers.service import ProblemError, Service, read, reply
+from shoal_workers.service.app import invalid_request
+
+_JSON = "application/json"
+
+
+def add_generate_routes(service: Service, calls: Calls, sessions: Sessions) -> None:
+    """Tokens in, tokens out."""
+
+    async def generate(request: Request) -> Response:
+        body = await request.body()
+        outcome = await calls.run(_parse(body), body)
+        return Response(encode_result(outcome) if isinstance(outcome, GenerateResult) else outcome, media_type=_JSON)
+
+    async def generate_in_session(request: Request) -> Response:
+        name = request.path_params["session"]
+        call = _parse(await request.body()).model_copy(update={"session": name})
+        result = await calls.generate(call)
+        sessions.record(name, call.prompt_token_ids, result)
+        return Response(encode_result(result), media_type=_JSON)
+
+    # Plain Starlette routes in front of all others: this path is taken for every turn of every episode.
+    service.app.router.routes.insert(0, Route("/generate", generate, methods=["POST"]))
+    service.app.router.routes.insert(1, Route("/sessions/{session}/generate", generate_in_session, methods=["POST"]))
+
+
+def add_session_routes(service: Service, sessions: Sessions) -> None:
+    """Records of sessions."""
+
+    @service.app.get("/sessions/{session}")
+    async def get_session(session: str) -> Response:
+        return reply(sessions.get(session))
+
+    @service.app.delete("/sessions/{session}")
+    async def delete_session(session: str) -> Response:
+        return Response(orjson.dumps({"deleted": sessions.delete(session)}), media_type=_JSON)
+
+
+def add_fleet_routes(service: Service, engines: Engines, overview: Overview) -> None:
+    """Weights and engines."""
+
+    @service.app.put("/weights/target")
+    async def put_target(request: Request) -> Response:
+        target = await read(request, WeightsTarget)
+        if not engines.set_target(target, reset=request.query_params.get("reset") == "true"):
+            assert engines.target is not None
+            detail = f"version {engines.target.version} is the target already; {target.version} is older"
+            raise ProblemError("older-version", detail, status=409, extensions={"target": engines.target.version})
+        return Response(orjson.dumps({"accepted": target.version}), media_type=_JSON)
+
+    @service.app.get("/weights")
+    async def get_weights() -> Response:
+        return reply(overview.weights())
+
+    @service.app.put("/engines/{name}")
+    async def put_engine(name: str, request: Request) -> Response:
+        report = await read(request, EngineReport)
+        if report.name != name:
+            raise ProblemError("wrong-name", f"the report of {report.name} was sent as {name}", status=422)
+        engines.report(report)
+        return Response(status_code=204)
+
+    @service.app.delete("/engines/{name}")
+    async def delete_engine(name: str, uid: str = "") -> Response:
+        engines.forget(name, uid)
+        return Response(status_code=204)
+
+    @service.app.post("/engines/{name}:drain")
+    async def drain_engine(name: str) -> Response:
+        return Response(orjson.dumps({"running": engines.drain(name)}), media_type=_JSON)
+
+
+def _parse(body: bytes) -> GenerateRequest:
+    try:
+        return GenerateRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid_request(error.errors(include_url=False)) from None

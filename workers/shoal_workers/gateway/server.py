@@ -1,0 +1,78 @@
+"""The service of a gateway pod."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from shoal.api.services.roles.gateway import GatewayConfig
+from shoal_workers.gateway.admission import Admission
+from shoal_workers.gateway.calls import Calls
+from shoal_workers.gateway.engines import Engines
+from shoal_workers.gateway.openai import OpenAI
+from shoal_workers.gateway.routes import add_fleet_routes, add_generate_routes, add_session_routes
+from shoal_workers.gateway.routing import make_router
+from shoal_workers.gateway.sessions import Sessions
+from shoal_workers.gateway.status import Overview
+from shoal_workers.service import ConfigurationError, Identity, ProblemError, Service, open_session
+from shoal_workers.service.config import token as token_of
+from shoal_workers.tokens import ChatTokenizer, TemplateError
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The parts of a gateway."""
+
+    service: Service
+    engines: Engines
+    admission: Admission
+    calls: Calls
+    sessions: Sessions
+
+
+def build(config: GatewayConfig, identity: Identity) -> Service:
+    """The service; raises ConfigurationError when the tokeniser is not there."""
+    return make_gateway(config, token_of()).service
+
+
+def make_gateway(config: GatewayConfig, token: str | None = None) -> Gateway:
+    """A gateway; the same token guards it and its engines."""
+    admission = Admission(make_router(config.policy), config.max_in_flight_per_engine, config.queue_limit)
+    engines = Engines(config, admission, token)
+    calls = Calls(engines, admission, token)
+    sessions = Sessions()
+    overview = Overview(engines, admission, calls)
+    service = Service("gateway", overview.status, token=token)
+    add_generate_routes(service, calls, sessions)
+    add_session_routes(service, sessions)
+    add_fleet_routes(service, engines, overview)
+    if config.model:
+        OpenAI(calls, sessions, _tokenizer(config.model), config.served_name).add_routes(service)
+    service.registry.register(overview)
+    gateway = Gateway(service, engines, admission, calls, sessions)
+    service.lives_with(lambda: _life(gateway))
+    service.before_stop(lambda: _stop(gateway))
+    return gateway
+
+
+def _tokenizer(model: str) -> ChatTokenizer:
+    try:
+        return ChatTokenizer(model)
+    except (OSError, TemplateError) as error:
+        raise ConfigurationError("SHOAL_CONFIG.model", str(error)) from None
+
+
+@asynccontextmanager
+async def _life(gateway: Gateway) -> AsyncIterator[None]:
+    """The connections to engines, and the care for them. Ready at once: calls queue until an engine can take them."""
+    async with open_session() as session:
+        gateway.calls.session = session
+        async with gateway.engines.running(session):
+            gateway.service.set_ready()
+            yield
+
+
+async def _stop(gateway: Gateway) -> None:
+    """Callers that wait for an engine ask again when the next gateway is there; those at an engine get their answer."""
+    gateway.admission.drop_all(lambda: ProblemError("stopping", "the gateway stops", status=503))
