@@ -218,6 +218,21 @@ async def test_a_handler_that_fails_stops_nothing(server: FakeApiServer, caplog:
         assert "a handler of configmaps failed for n/a" in caplog.text
 
 
+async def test_an_object_that_cannot_be_read_stops_nothing(server: FakeApiServer) -> None:
+    async with mirroring(server) as mirror:
+        await mirror.reflector.synced.wait()
+        await server.put("a", "1")
+        await server.put("bad", "1")
+        await until(lambda: mirror.equal)
+        del server.objects["bad"]["data"]
+        await mirror.reflector.refresh()
+        server.objects["bad"]["metadata"]["resourceVersion"] = "999"
+        await mirror.reflector.refresh()
+        assert mirror.types("bad") == [ChangeType.ADDED]
+        await server.put("a", "2")
+        await until(lambda: mirror.store.get(ObjectKey(NAMESPACE, "a")) == "2")
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_random_faults_and_changes(server: FakeApiServer, seed: int) -> None:
     dice = random.Random(seed)

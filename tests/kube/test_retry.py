@@ -24,7 +24,7 @@ from shoal.kube import (
     UnauthorizedError,
     UnavailableError,
 )
-from shoal.kube.credentials import Credentials, ReloadingSource, StaticSource
+from shoal.kube.credentials import Credentials, CredentialsError, ReloadingSource, StaticSource
 from shoal.kube.errors import error_from_status
 from shoal.kube.resources import CONFIG_MAPS, NODES, PODS, RL_JOBS
 from shoal.kube.retry import NotSentError, RetryPolicy
@@ -157,6 +157,24 @@ async def test_a_server_that_is_not_there() -> None:
     async with KubeClient(StaticSource(Credentials(server="http://127.0.0.1:1")), retry=FAST) as client:
         with pytest.raises(NotSentError, match="POST /api/v1/namespaces/n/configmaps"):
             await client.create(CONFIG_MAPS, {"metadata": {"name": "a"}}, "n")
+
+
+async def test_credentials_that_are_gone_for_a_while_are_an_api_error(server: FailingServer) -> None:
+    def read() -> Credentials:
+        if gone:
+            raise CredentialsError("the file is being replaced")
+        return Credentials(server=server.url)
+
+    gone = True
+    async with KubeClient(ReloadingSource(read), retry=FAST) as client:
+        with pytest.raises(UnauthorizedError, match="being replaced"):
+            await client.get(CONFIG_MAPS, "a", "n")
+        gone = False
+        await client.get(CONFIG_MAPS, "a", "n")
+        gone = True
+        server.statuses.extend([401])
+        with pytest.raises(UnauthorizedError):
+            await client.get(CONFIG_MAPS, "a", "n")
 
 
 async def test_requests_are_observed(server: FailingServer) -> None:

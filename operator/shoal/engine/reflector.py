@@ -22,7 +22,7 @@ from shoal.engine.keys import ObjectKey, key_of
 from shoal.engine.store import Change, Entry, Store
 from shoal.kube.client import PAGE, KubeClient, Page
 from shoal.kube.errors import ApiError, GoneError
-from shoal.kube.resources import Resource
+from shoal.kube.resources import Json, Resource
 from shoal.kube.watch import EventType, WatchEvent
 
 T = TypeVar("T")
@@ -135,26 +135,36 @@ class Reflector(Generic[T]):
     async def _list(self) -> None:
         self.stats.lists += 1
         goal = self._goal
-        fresh: dict[ObjectKey, Entry[T]] = {}
-        version = ""
         try:
-            async for page in self._pages(self._page):
-                fresh.update((entry.key, entry) for entry in map(self.store.read, page.items))
-                version = page.resource_version
+            fresh, self._version = await self._read_list(self._page)
         except GoneError:
             # The list changed too much while it was paged through; in one piece it can't.
-            fresh.clear()
-            async for page in self._pages(0):
-                fresh.update((entry.key, entry) for entry in map(self.store.read, page.items))
-                version = page.resource_version
+            fresh, self._version = await self._read_list(0)
         self._report(self.store.replace(fresh))
-        self._version = version
         self._failed_resumes = 0
         self._recovered()
         self.synced.set()
         self._reached = goal
         async with self._listed:
             self._listed.notify_all()
+
+    async def _read_list(self, limit: int) -> tuple[dict[ObjectKey, Entry[T]], str]:
+        fresh: dict[ObjectKey, Entry[T]] = {}
+        version = ""
+        async for page in self._pages(limit):
+            # Page by page into small entries: the untrimmed objects are never in memory all at once.
+            fresh.update((entry.key, entry) for entry in map(self._read, page.items) if entry is not None)
+            version = page.resource_version
+        return fresh, version
+
+    def _read(self, body: Json) -> Entry[T] | None:
+        """Trim an object; one that can't be trimmed stays as it was, or unknown, and stops nothing else."""
+        try:
+            return self.store.read(body)
+        except Exception:
+            key = key_of(body)
+            log.exception("%s %s cannot be read and is passed over", self.resource, key)
+            return self.store.entry(key)
 
     def _pages(self, limit: int) -> AsyncIterator[Page]:
         return self._client.pages(self.resource, self._namespace, labels=self._labels, fields=self._fields, limit=limit)
@@ -190,10 +200,9 @@ class Reflector(Generic[T]):
         if event.type is not EventType.BOOKMARK:
             self.stats.events += 1
             if event.type is EventType.DELETED:
-                changes = self.store.remove(key_of(event.object))
-            else:
-                changes = self.store.put(self.store.read(event.object))
-            self._report(changes)
+                self._report(self.store.remove(key_of(event.object)))
+            elif (entry := self._read(event.object)) is not None:
+                self._report(self.store.put(entry))
         self._version = event.resource_version
 
     def _report(self, changes: list[Change[T]]) -> None:

@@ -94,10 +94,11 @@ class VaultSource:
         """Return the vault's credentials; waits for the first login."""
         if self._credentials is None or self._expired():
             async with aclosing(aiter(self._vault)) as items:
-                async for key, info in items:
-                    self._key, self._info, self._credentials = key, info, credentials_from_kopf(info)
-                    break
-        assert self._credentials is not None
+                try:
+                    self._key, self._info = await anext(items)
+                except import_kopf().LoginError as error:
+                    raise CredentialsError(str(error)) from error
+            self._credentials = credentials_from_kopf(self._info)
         return self._credentials
 
     async def refresh(self, refused: Credentials) -> Credentials:

@@ -6,7 +6,8 @@ import asyncio
 
 import aiohttp
 
-from shoal.kube.credentials import Credentials, CredentialsSource
+from shoal.kube.credentials import Credentials, CredentialsError, CredentialsSource
+from shoal.kube.errors import UnauthorizedError
 
 REQUEST_CONNECTIONS = 32
 """Parallel requests per client. Beyond this the API server's fair queuing, not the client, is the limit."""
@@ -26,8 +27,14 @@ class Connections:
         self._lock = asyncio.Lock()
 
     async def use(self, *, watch: bool) -> tuple[aiohttp.ClientSession, Credentials]:
-        """Return the session for a request or a watch and the credentials whose headers go with it."""
-        credentials = await self._source.current()
+        """Return the session for a request or a watch and the credentials whose headers go with it.
+
+        Raises `UnauthorizedError` when there are no credentials: they may come back, as a server may.
+        """
+        try:
+            credentials = await self._source.current()
+        except CredentialsError as error:
+            raise UnauthorizedError(str(error), status=401) from error
         transport = credentials.transport()
         if self._requests is None or self._watches is None or transport != self._transport:
             async with self._lock:
@@ -39,7 +46,10 @@ class Connections:
 
     async def refused(self, credentials: Credentials) -> bool:
         """Tell the source of a 401; return whether other credentials are there to try."""
-        return await self._source.refresh(credentials) != credentials
+        try:
+            return await self._source.refresh(credentials) != credentials
+        except CredentialsError:
+            return False
 
     async def close(self) -> None:
         """Close all connections; running requests fail."""
