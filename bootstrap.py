@@ -1,7 +1,7 @@
-"""Sets up Shoal in .venv and runs it, with nothing beside Python 3.11 or later and a package registry that pip can reach.
+"""Sets up Shoal in .venv and runs it, with nothing but Python 3.11 or later and a package registry that pip can reach.
 
-    python3 bootstrap.py run [--seed N] ...   install what the example needs, then train it: `shoal run` with these options
-    python3 bootstrap.py test [ARG ...]       install the development tools too, then run the tests: `pytest` with these arguments
+    python3 bootstrap.py run [--seed N] ...   install what the example needs, then train it (options of `shoal run`)
+    python3 bootstrap.py test [ARG ...]       install the development tools too, then run the tests (options of pytest)
     python3 bootstrap.py install [--dev]      install only
 
 Everything is pinned with hashes in requirements/*.lock. A second start installs nothing unless a lock has changed.
@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import sys
 
-if sys.version_info < (3, 11):
-    sys.exit("Shoal needs Python 3.11 or later, and this is %d.%d: start it with `python3.11 bootstrap.py ...`" % sys.version_info[:2])
+if sys.version_info < (3, 11):  # noqa: UP036 - an older Python has to be told, and this file to be readable for it
+    sys.exit(
+        "Shoal needs Python 3.11 or later, and this is " + sys.version.split()[0] + ": try `python3.11 bootstrap.py`"
+    )
 
 import ast
 import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -31,8 +34,15 @@ STAMP = VENV / "shoal-locks.json"
 LOCKS = ROOT / "requirements"
 STARTED = time.monotonic()
 
-COMPILED = ("torch", "vllm", "transformers", "ray", "numpy", "pydantic", "fastapi", "sympy", "aiohttp", "openai", "huggingface_hub")
-"""Packages compiled to bytecode at installation: a dozen processes import them, and some machines forbid them to write it."""
+UV = VENV / "bin" / "uv"
+PIP = (str(PYTHON), "-m", "pip", "--disable-pip-version-check")
+
+IMPORTED = (
+    "vllm, vllm.v1.engine.async_llm, vllm.v1.engine.core, vllm.v1.worker.cpu_worker, vllm.model_executor.models.qwen3",
+    "ray, ray.util.state, ray.train, transformers.models.qwen3, torch.optim, gymnasium, fastapi, uvicorn, kopf",
+)
+"""What the example imports, in two halves of about the same weight."""
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
 
 
 def say(text: str) -> None:
@@ -103,7 +113,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def uv_environment() -> dict[str, str]:
-    """The same registry, certificates and proxy for uv that pip is configured with; uv does not read pip's configuration."""
+    """pip's registry, certificates and proxy in uv's words; uv does not read pip's configuration."""
     options = pip_settings()
     environment = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_NO_PROGRESS": "1", "UV_HTTP_TIMEOUT": "180"}
     for option, name, separator in (
@@ -123,47 +133,82 @@ def uv_environment() -> dict[str, str]:
     return environment
 
 
-def install_lock(lock: str) -> None:
+def install_lock(path: Path, environment: dict[str, str]) -> None:
     """Install a lock: with uv, which downloads and unpacks in parallel, and with pip where that fails."""
-    path = LOCKS / f"{lock}.lock"
     count = sum(line[:1].isalnum() for line in path.read_text().splitlines())
-    say(f"installing {count} packages from requirements/{lock}.lock")
-    environment = uv_environment()
-    uv = [str(VENV / "bin" / "uv"), "pip", "install", "-q", "--python", str(PYTHON), "--no-deps", "--require-hashes"]
-    done = ran([*uv, "--only-binary", ":all:", "-r", str(path)], **environment)
+    say(f"installing {count} packages of {path.name}")
+    # No build isolation: the few packages that come as source are built with the locked setuptools.
+    options = ["-q", "--no-deps", "--require-hashes", "--no-build-isolation", "-r", str(path)]
+    done = ran([str(UV), "pip", "install", "--python", str(PYTHON), *options], **environment)
     if done.returncode:
-        say("uv could not, pip takes over: " + " ".join(done.stdout.split())[:300])
-        pip = [str(PYTHON), "-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "--no-compile", "-r", str(path)]
-        must(pip, f"installing requirements/{lock}.lock")
-    if environment.get("UV_CACHE_DIR") == str(VENV / "uv-cache"):
-        ran(["rm", "-rf", str(VENV / "uv-cache")])
+        say("uv could not, so pip does it: " + " ".join(done.stdout.split())[:300])
+        must([*PIP, "install", "--no-compile", *options], f"installing {path.name}")
+
+
+def with_cpu_torch(path: Path, environment: dict[str, str]) -> Path | None:
+    """The lock with torch's CPU build in place of the registry's build; None where no CPU build is to be had.
+
+    A lock that names `torch==2.13.0` allows both builds, but beside hashes pip prefers the registry's and uv accepts neither.
+    """
+    text = path.read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("torch==")]
+    release = line.removesuffix("\\").strip()
+    command = [str(UV), "pip", "install", "-q", "--dry-run", "--no-deps", "--python", str(PYTHON), f"{release}+cpu"]
+    if ran(command, **environment).returncode:
+        return None
+    chosen = VENV / path.name
+    chosen.write_text(text.replace(line, line.replace(release, f"{release}+cpu")))
+    return chosen
+
+
+def install_packages(lock: str) -> None:
+    """Install the packages of a lock, with the right build of torch."""
+    path = LOCKS / f"{lock}.lock"
+    environment = uv_environment()
+    try:
+        chosen = with_cpu_torch(path, environment)
+        install_lock(chosen or path, environment)
+        if chosen is None:
+            say("this registry has torch as its CUDA build, which does not start without its libraries (2 GB)")
+            install_lock(LOCKS / "torch-cuda.lock", environment)
+    finally:
+        shutil.rmtree(VENV / "uv-cache", ignore_errors=True)
 
 
 def install(lock: str) -> None:
-    """Bring .venv to a lock: the packages, their bytecode, and Shoal itself as an editable installation."""
+    """Bring .venv to a lock: the packages, Shoal itself as an editable installation, the bytecode of what it imports."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        fail(f"the locks are for Linux on x86-64, and this is {sys.platform} on {platform.machine()}")
     make_venv()
-    if lock in ("local-cpu", "dev") and (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        fail(f"the CPU build of vLLM exists for Linux on x86-64 only, and this is {sys.platform} on {platform.machine()}")
     say("fetching the installer")
-    pip = [str(PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    must([*pip, "--require-hashes", "-r", str(LOCKS / "installer.lock")], "installing requirements/installer.lock")
-    install_lock(lock)
-    if any(VENV.glob("lib/python*/site-packages/torch-*.dist-info")) and not cpu_torch():
-        say("the registry gave the CUDA build of torch; it does not start without its libraries (2 GB)")
-        install_lock("torch-cuda")
+    locked = ["--no-deps", "--require-hashes", "-r", str(LOCKS / "installer.lock")]
+    must([*PIP, "install", "-q", *locked], "fetching the installer")
+    install_packages(lock)
     say("installing Shoal")
-    must([*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], "installing Shoal")
-    say("compiling")
-    folders = [str(folder) for name in COMPILED for folder in VENV.glob(f"lib/python*/site-packages/{name}")]
-    ran([str(PYTHON), "-m", "compileall", "-q", "-j", "0", *folders], PYTHONDONTWRITEBYTECODE="")
+    must([*PIP, "install", "-q", "--no-deps", "--no-build-isolation", "-e", str(ROOT)], "installing Shoal")
+    say("compiling what the first start imports")
+    compile_imports()
     locks = {lock: digest(lock)} | ({"local-cpu": digest("local-cpu")} if lock == "dev" else {})
     STAMP.write_text(json.dumps(locks))
     say("installed")
 
 
-def cpu_torch() -> bool:
-    """Whether the torch in .venv is a CPU build."""
-    return any("+cpu" in folder.name for folder in VENV.glob("lib/python*/site-packages/torch-*.dist-info"))
+def compile_imports() -> None:
+    """Import what the example imports, in processes that may write bytecode.
+
+    A dozen processes import these packages at once at the first start, and on a machine that forbids bytecode
+    (PYTHONDONTWRITEBYTECODE) each of them would compile them again, every time.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    running = [
+        subprocess.Popen(
+            [str(PYTHON), "-c", f"import {modules}"],
+            cwd=VENV, env=environment | QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for modules in IMPORTED
+    ]  # fmt: skip
+    for process in running:
+        process.wait()
 
 
 def ensure(lock: str) -> None:
