@@ -184,9 +184,8 @@ class Ledger:
         row.suspect = row.suspect or suspect
         if not suspect:
             for index in list(row.free_slots):
+                # With the old stamp, so that the next report is believed even if the guard has not changed since.
                 row.put(row.slots[index].model_copy(update={"state": SlotState.RESETTING}), row.stamps[index])
-                # The next report is believed although the guard may not have changed since.
-                row.stamps[index] = UNKNOWN
         self._refresh(name)
 
     # Leases
