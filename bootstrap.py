@@ -148,7 +148,7 @@ def install_lock(path: Path, environment: dict[str, str]) -> None:
 def with_cpu_torch(path: Path, environment: dict[str, str]) -> Path | None:
     """The lock with torch's CPU build in place of the registry's build; None where no CPU build is to be had.
 
-    A lock that names `torch==2.13.0` allows both builds, but beside hashes pip prefers the registry's and uv accepts neither.
+    A lock that names `torch==2.13.0` allows both builds, but with hashes pip prefers the registry's, and uv takes none.
     """
     text = path.read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("torch==")]
@@ -176,7 +176,7 @@ def install_packages(lock: str) -> None:
 
 
 def install(lock: str) -> None:
-    """Bring .venv to a lock: the packages, Shoal itself as an editable installation, the bytecode of what it imports."""
+    """Bring .venv to a lock: the packages, Shoal itself as an editable installation, bytecode of what it imports."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         fail(f"the locks are for Linux on x86-64, and this is {sys.platform} on {platform.machine()}")
     make_venv()

