@@ -225,9 +225,7 @@ def request(key: str, variant: str | None = None) -> LeaseRequest:
 
 
 @given(st.lists(st.sampled_from([None, "red", "blue"]), max_size=20), st.permutations(["red", "blue"] * 6))
-def test_each_slot_goes_to_the_longest_waiting_request_that_it_fits(
-    wanted: list[str | None], slots: list[str]
-) -> None:
+def test_each_slot_goes_to_the_longest_waiting_request_that_it_fits(wanted: list[str | None], slots: list[str]) -> None:
     queue = Queue(hold=30)
     waiting = []
     for index, variant in enumerate(wanted):
@@ -298,9 +296,7 @@ def test_a_report_of_an_earlier_process_is_ignored() -> None:
 def test_a_report_from_before_a_grant_does_not_free_the_slot() -> None:
     ledger = Ledger(lost_after=LOST_AFTER)
     ledger.report(make_report(1), now=0)
-    grant = Grant(
-        lease_id="l", key="k", holder="h", slot=0, environment_url="", token="t", expires_at=10, revision=2
-    )
+    grant = Grant(lease_id="l", key="k", holder="h", slot=0, environment_url="", token="t", expires_at=10, revision=2)
     assert ledger.granted("m", grant, lease_of("m", grant), ("u", 1.0))
     ledger.report(make_report(1), now=1)
     assert ledger.members["m"].free == 0

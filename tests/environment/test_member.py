@@ -301,9 +301,9 @@ async def test_a_stop_waits_for_the_leases_within_its_time() -> None:
         await asyncio.wait_for(stop, 5)
 
 
-def start(tmp_path: Path, environment: dict[str, Any], port: int = 0) -> subprocess.Popen[str]:
+def start(tmp_path: Path, environment: dict[str, Any], port: int = 0, **options: Any) -> subprocess.Popen[str]:
     variables = os.environ | {
-        "SHOAL_CONFIG": json.dumps({"port": port, "environment": environment, "slots": 2}),
+        "SHOAL_CONFIG": json.dumps({"port": port, "environment": environment, "slots": 2} | options),
         "SHOAL_TERMINATION_LOG": str(tmp_path / "termination"),
         "POD_IP": "127.0.0.1",
         "POD_NAME": "member-0",
@@ -336,6 +336,25 @@ async def test_the_process_serves_and_stops(tmp_path: Path) -> None:
                 assert (await environment.step("1")).reward == 0.0
             await client.delete("/guard/leases/id-a")
         process.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.to_thread(process.communicate, timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (0, "")
+
+
+async def test_an_ephemeral_member_ends_when_its_slots_are_used_up(tmp_path: Path) -> None:
+    listener = listen("127.0.0.1", 0)
+    url = url_of(listener)
+    listener.close()
+    source = {"protocol": "Gymnasium", "entrypoint": "FrozenLake-v1"}
+    process = start(tmp_path, source, int(url.rsplit(":", 1)[1]), lifecycle={"mode": "Ephemeral"})
+    try:
+        async with ServiceClient(url, retries=60) as client:
+            await client.call("GET", "/readyz")
+            for key in ("a", "b"):
+                await grant(client, key)
+                reply = await client.delete(f"/guard/leases/id-{key}")
+                assert reply.read(Released).state is SlotState.RETIRED
         _, errors = await asyncio.to_thread(process.communicate, timeout=30)
     finally:
         process.kill()

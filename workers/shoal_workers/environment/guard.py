@@ -269,6 +269,13 @@ class Guard:
         return all(slot.retiring or slot.state is SlotState.RETIRED for slot in self._slots)
 
     @property
+    def exhausted(self) -> bool:
+        """Whether slots retired and none is left that is, or will be, of use: the member has done its work."""
+        states = [slot.state for slot in self._slots]
+        out = (SlotState.QUARANTINED, SlotState.RETIRED)
+        return SlotState.RETIRED in states and all(state in out for state in states)
+
+    @property
     def started(self) -> bool:
         """Whether every slot has been ready once, or is out of service."""
         out = (SlotState.QUARANTINED, SlotState.RETIRED)

@@ -58,6 +58,7 @@ class Member:
     """The state of one member process.
 
     `changed` is set when something happened that the broker cannot know: a slot became free, a lease expired.
+    `exhausted` is set when no slot will ever be leased again; `told_to_retire` says whether somebody wanted that.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class Member:
         self.slots = [SlotRuntime(index, backend) for index in range(config.slots)]
         self.counters = Counters()
         self.changed = asyncio.Event()
+        self.exhausted = asyncio.Event()
+        self.told_to_retire = False
         self.clock = clock
         self._episodes: dict[str, Episode] = {}
         self._started_at = clock()
@@ -123,7 +126,9 @@ class Member:
     def retire(self, slots: int | None, drain: bool) -> tuple[int, int]:
         """Take slots out of service; the numbers retired and still leased. Raises GuardError."""
         try:
-            return self.guard.retire(slots, drain, self.clock())
+            counts = self.guard.retire(slots, drain, self.clock())
+            self.told_to_retire = True
+            return counts
         finally:
             self._settle()
 
@@ -230,6 +235,8 @@ class Member:
             task = asyncio.create_task(self._make_ready(reset))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        if self.guard.exhausted:
+            self.exhausted.set()
 
     def _end_episode(self, lease_id: str) -> None:
         episode = self._episodes.pop(lease_id, None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -22,6 +24,9 @@ from shoal_workers.environment.standalone import ROOT_PATHS, open_routes
 from shoal_workers.service import ConfigurationError, Identity, Service, ServiceClient
 from shoal_workers.service.config import token as token_of
 from shoal_workers.telemetry import names
+
+# Whoever retired the member deletes its pod; it must not come back as a new process in between.
+RETIRED_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +54,8 @@ def make_service(member: Member, token: str | None) -> Service:
         service.app.include_router(open_routes(member, driver))
     service.registry.register(_Metrics(member))
     service.lives_with(member.running)
-    service.lives_with(lambda: _readiness(service, member))
+    service.lives_with(lambda: _task(_follow_readiness(service, member)))
+    service.lives_with(lambda: _task(_end_when_exhausted(service, member)))
     if config.broker_url:
         client = ServiceClient(config.broker_url, token=token)
         service.lives_with(Registration(member, client).running)
@@ -74,22 +80,34 @@ def _probe(backend: Backend) -> None:
 
 
 @asynccontextmanager
-async def _readiness(service: Service, member: Member) -> AsyncIterator[None]:
-    async def follow() -> None:
-        while not member.guard.started:
-            reasons = [slot.reason for slot in member.guard.report() if slot.reason]
-            service.set_not_ready(reasons[0] if reasons else "slots are being made ready")
-            await asyncio.sleep(0.05)
-        if not service.stopping.is_set():
-            service.set_ready()
-            logger.info("ready", extra={"slots": member.guard.count, "environment": member.backend.name})
-
-    task = asyncio.create_task(follow())
+async def _task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def _follow_readiness(service: Service, member: Member) -> None:
+    for _ in itertools.count():
+        if member.guard.started:
+            break
+        reasons = [slot.reason for slot in member.guard.report() if slot.reason]
+        service.set_not_ready(reasons[0] if reasons else "slots are being made ready")
+        await asyncio.sleep(0.05)
+    if not service.stopping.is_set():
+        service.set_ready()
+        logger.info("ready", extra={"slots": member.guard.count, "environment": member.backend.name})
+
+
+async def _end_when_exhausted(service: Service, member: Member) -> None:
+    """A member whose slots are all used up ends, so that a new one takes its place."""
+    await member.exhausted.wait()
+    if member.told_to_retire:
+        await asyncio.sleep(RETIRED_SECONDS)
+    logger.info("all slots are retired", extra={"episodes": member.counters.episodes})
+    service.ask_stop()
 
 
 class _Metrics(Collector):

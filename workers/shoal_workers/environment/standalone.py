@@ -70,9 +70,7 @@ def open_routes(member: Member, driver: Driver) -> APIRouter:
 
 
 def _take(member: Member, key: str) -> Held:
-    request = GrantRequest(
-        lease_id=key, key=key, holder="open", ttl=FOREVER_SECONDS, max_seconds=FOREVER_SECONDS
-    )
+    request = GrantRequest(lease_id=key, key=key, holder="open", ttl=FOREVER_SECONDS, max_seconds=FOREVER_SECONDS)
     try:
         return member.grant(request)
     except GuardError as error:

@@ -50,6 +50,7 @@ class Service:
         self._reason = "starting"
         self._resources: list[Resource] = []
         self._drains: list[Callable[[], Awaitable[None]]] = []
+        self._stop: Callable[[], None] = lambda: None
         self.app = FastAPI(title=f"shoal {role}", docs_url=None, redoc_url=None, lifespan=self._lifespan)
         self.app.add_middleware(BearerAuth, token=token, public_prefixes=tuple(public_prefixes))
         self.app.add_middleware(Measure, registry=self.registry)
@@ -83,6 +84,14 @@ class Service:
     def before_stop(self, drain: Callable[[], Awaitable[None]]) -> None:
         """Await `drain()` when a stop begins, while requests are still served."""
         self._drains.append(drain)
+
+    def stops_by(self, stop: Callable[[], None]) -> None:
+        """The server's own way to stop; `ask_stop` calls it."""
+        self._stop = stop
+
+    def ask_stop(self) -> None:
+        """Stop gracefully, as on SIGTERM: for a role that ends by itself."""
+        self._stop()
 
     async def begin_stop(self) -> None:
         """Announce the stop and run what was registered by `before_stop`; one that fails is logged."""

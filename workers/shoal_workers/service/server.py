@@ -39,6 +39,10 @@ class _Server(uvicorn.Server):
             )
         )
         self._service = service
+        service.stops_by(self._ask)
+
+    def _ask(self) -> None:
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
