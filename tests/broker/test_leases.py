@@ -183,6 +183,21 @@ async def test_a_full_queue_refuses() -> None:
         assert (await pool.status()).refused == 1
 
 
+async def test_nothing_is_leased_to_an_agent_that_is_gone() -> None:
+    async with pool_of(1) as pool, pool.agent() as agent:
+        held = await agent.acquire("first", timeout=10)
+        async with pool.agent("dies") as dying:
+            poll = asyncio.create_task(dying.ask("gone", wait=30))
+            await pool.until(lambda status: status.queued == 1)
+            await asyncio.sleep(0.2)
+            poll.cancel()
+            await asyncio.gather(poll, return_exceptions=True)
+        await asyncio.sleep(0.2)
+        await agent.release(held)
+        status = await pool.until(lambda status: status.slots.free == 1)
+        assert (status.grants, status.queued) == (1, 1)
+
+
 async def test_variants_are_matched() -> None:
     async with Pool() as pool, pool.agent() as agent:
         await pool.start_member("red-0", 1, "red")

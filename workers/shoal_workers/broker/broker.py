@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,8 +36,22 @@ SWEEP_SECONDS = 0.5
 # How long a place in the queue outlives the last poll for it.
 HOLD_SECONDS = 30.0
 WAIT_WINDOW = 1000
+SOON_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
+
+
+async def _first_of(answer: asyncio.Future[Any], gone: Callable[[], Awaitable[object]], seconds: float) -> None:
+    watch = asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({answer, watch}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
 
 
 class Broker:
@@ -77,8 +91,11 @@ class Broker:
 
     # Agents
 
-    async def lease(self, request: LeaseRequest) -> Lease | LeaseQueued:
-        """A lease, or after `wait` seconds the place in the queue; problem `queue-full` (429)."""
+    async def lease(self, request: LeaseRequest, gone: Callable[[], Awaitable[object]] = _never) -> Lease | LeaseQueued:
+        """A lease, or after `wait` seconds the place in the queue; problem `queue-full` (429).
+
+        `gone()` returns when the caller has hung up: nothing is leased to it any more.
+        """
         known = self.ledger.by_key(request.key)
         if known is not None:
             lease = known.lease or await self._recover(known, request)
@@ -88,7 +105,7 @@ class Broker:
         answer = self._answers.setdefault(request.key, asyncio.get_running_loop().create_future())
         self.queue.arrive(entry)
         self._pump()
-        lease = await self._wait(entry, answer, request.wait)
+        lease = await self._wait(entry, answer, request.wait, gone)
         if lease is not None:
             return lease
         return LeaseQueued(key=request.key, position=self.queue.position(entry), deadline=entry.deadline)
@@ -169,9 +186,19 @@ class Broker:
         variants = self.ledger.variants_with_free()
         return bool(variants) if request.variant is None else request.variant in variants
 
-    async def _wait(self, entry: Waiting, answer: asyncio.Future[Lease | None], seconds: float) -> Lease | None:
+    async def _wait(
+        self,
+        entry: Waiting,
+        answer: asyncio.Future[Lease | None],
+        seconds: float,
+        gone: Callable[[], Awaitable[object]],
+    ) -> Lease | None:
+        limit = 0.0 if self._stopping else seconds
         try:
-            await asyncio.wait({answer}, timeout=0.0 if self._stopping else seconds)
+            # Most requests are served at once: only the others pay for watching the caller.
+            await asyncio.wait({answer}, timeout=min(limit, SOON_SECONDS))
+            if not answer.done() and limit > SOON_SECONDS:
+                await _first_of(answer, gone, limit - SOON_SECONDS)
             # A grant that is on its way is worth its few milliseconds: it would be for nobody.
             while entry.granting and not answer.done():
                 await asyncio.wait({answer}, timeout=0.02)

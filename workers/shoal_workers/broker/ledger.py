@@ -319,6 +319,7 @@ class Ledger:
 
 def _sum(left: EnvironmentReport, right: EnvironmentReport) -> EnvironmentReport:
     return EnvironmentReport(
+        slot_seconds=left.slot_seconds + right.slot_seconds,
         occupied_seconds=left.occupied_seconds + right.occupied_seconds,
         active_seconds=left.active_seconds + right.active_seconds,
         episodes=left.episodes + right.episodes,

@@ -56,7 +56,8 @@ def _add_lease_routes(service: Service, broker: Broker) -> None:
 
     @app.post("/leases", response_model=Lease, responses={202: {"model": LeaseQueued}})
     async def lease(request: Request) -> Response:
-        answer = await broker.lease(await read(request, LeaseRequest))
+        # With the body read, the next message of the connection can only be its end.
+        answer = await broker.lease(await read(request, LeaseRequest), gone=request.receive)
         return reply(answer, 202 if isinstance(answer, LeaseQueued) else 200)
 
     @app.post("/leases/{lease_id}:renew", response_model=LeaseRenewed)

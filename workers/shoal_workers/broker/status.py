@@ -34,6 +34,7 @@ def status_of(
         episodes=environment.episodes,
         steps=environment.steps,
         errors=environment.errors,
+        slot_seconds=environment.slot_seconds,
         occupied_seconds=environment.occupied_seconds,
         active_seconds=environment.active_seconds,
         uptime_seconds=uptime,

@@ -80,6 +80,7 @@ class Member:
         self.clock = clock
         self._episodes: dict[str, Episode] = {}
         self._started_at = clock()
+        self._started = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -183,6 +184,7 @@ class Member:
         return EnvironmentReport(
             name=self.backend.name,
             adapter=self.config.environment.protocol,
+            slot_seconds=self.config.slots * (now - self._started),
             occupied_seconds=counters.occupied_seconds + running,
             active_seconds=sum(slot.active_seconds for slot in self.slots),
             episodes=counters.episodes,

@@ -148,11 +148,13 @@ class SlotReport(Report):
 class EnvironmentReport(Report):
     """What a member's environment did since the process started.
 
-    Occupied: seconds inside an episode, active: seconds executing reset, step or grading, both summed over slots.
+    Slot seconds: slots times the process's age; occupied: seconds inside an episode, active: seconds executing reset,
+    step or grading; all summed over slots.
     """
 
     name: str = ""
     adapter: str = ""
+    slot_seconds: float = 0.0
     occupied_seconds: float = 0.0
     active_seconds: float = 0.0
     episodes: int = 0
@@ -240,6 +242,7 @@ class BrokerStatus(Report):
     episodes: int = 0
     steps: int = 0
     errors: int = 0
+    slot_seconds: float = 0.0
     occupied_seconds: float = 0.0
     active_seconds: float = 0.0
     uptime_seconds: float = 0.0
