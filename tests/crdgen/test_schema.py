@@ -16,6 +16,8 @@ CRDS = Path(__file__).parents[2] / "crds"
 
 
 class Colour(StrEnum):
+    """A colour."""
+
     RED = "Red"
 
 
@@ -66,7 +68,7 @@ def test_defaults_are_whole_because_the_server_checks_rules_against_them() -> No
 
 def test_scalars_enums_and_open_objects() -> None:
     properties = TREE["properties"]
-    assert properties["colour"] == {"type": "string", "enum": ["Red"], "default": "Red"}
+    assert properties["colour"] == {"type": "string", "enum": ["Red"], "default": "Red", "description": "A colour."}
     assert properties["free"] == {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     assert properties["count"] == {
         "x-kubernetes-int-or-string": True,

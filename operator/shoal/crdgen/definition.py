@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from shoal.api.markers import Resource
 from shoal.api.v1alpha1.common import GROUP, VERSION
-from shoal.crdgen.schema import schema_of
+from shoal.crdgen.schema import rule_of, schema_of
 
 Json = dict[str, Any]
 
@@ -86,5 +86,5 @@ def _root(kind: type[BaseModel]) -> Json:
     }
     rules = getattr(kind, "cel", ())
     if rules:
-        schema["x-kubernetes-validations"] = [{"rule": rule.rule, "message": rule.message} for rule in rules]
+        schema["x-kubernetes-validations"] = [rule_of(rule) for rule in rules]
     return schema

@@ -55,7 +55,7 @@ def stale(folder: Path) -> list[str]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that looks like a number: YAML 1.2, which Kubernetes reads, takes 1e-6 for one, PyYAML's 1.1 does not."""
+    """Quotes text that looks like a number: Kubernetes reads YAML 1.2, where 1e-6 is one; PyYAML's 1.1 thinks not."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write a value that appears twice out twice."""

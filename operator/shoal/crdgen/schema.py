@@ -1,8 +1,8 @@
 """Resource models -> structural schemas (`openAPIV3Schema`).
 
-A structural schema names a type at every node, uses no references and no logical junctors that declare anything, and carries its
-defaults, so that the API server prunes and defaults objects. The models are walked directly rather than through pydantic's JSON
-Schema, whose `$ref`, `const`, nullable `anyOf` and titles would all have to be undone.
+A structural schema names a type at every node, uses no references and no logical junctors that declare anything, and
+carries its defaults, so that the API server prunes and defaults objects. The models are walked directly rather than
+through pydantic's JSON Schema, whose `$ref`, `const`, nullable `anyOf` and titles would all have to be undone.
 """
 
 import types
@@ -48,7 +48,7 @@ def schema_of(model: type[BaseModel], *, defaults: bool, path: str = "", seen: t
         schema["required"] = required
     rules = getattr(model, "cel", ())
     if rules and defaults:
-        schema["x-kubernetes-validations"] = [_rule(rule) for rule in rules]
+        schema["x-kubernetes-validations"] = [rule_of(rule) for rule in rules]
     return schema
 
 
@@ -117,7 +117,8 @@ _SCALARS: dict[type, Json] = {
 
 def _scalar(annotation: Any, path: str) -> Json:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return {"type": "string", "enum": [member.value for member in annotation]}
+        meaning = {"description": " ".join(annotation.__doc__.split())} if annotation.__doc__ else {}
+        return {"type": "string", "enum": [member.value for member in annotation], **meaning}
     if annotation in _SCALARS:
         return dict(_SCALARS[annotation])
     raise SchemaError(
@@ -129,7 +130,7 @@ def _mark(schema: Json, mark: Any, path: str) -> None:
     """Write one mark or constraint into the schema."""
     match mark:
         case Cel():
-            schema.setdefault("x-kubernetes-validations", []).append(_rule(mark))
+            schema.setdefault("x-kubernetes-validations", []).append(rule_of(mark))
         case ListMap(keys=keys):
             schema |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
         case ListSet():
@@ -150,13 +151,14 @@ def _mark(schema: Json, mark: Any, path: str) -> None:
             raise SchemaError(f"{path}: {mark!r} cannot be expressed")
 
 
-def _rule(rule: Cel) -> Json:
+def rule_of(rule: Cel) -> Json:
+    """A rule as `x-kubernetes-validations` has it."""
     written = {"rule": rule.rule, "message": rule.message, "reason": rule.reason, "fieldPath": rule.field_path}
     return {key: value for key, value in written.items() if value is not None}
 
 
 def _default(info: FieldInfo) -> Any:
-    """The default as the API server writes it; undefined for None and for empty collections, which absence says as well."""
+    """The default as the API server writes it; undefined for None and empty collections, which absence says as well."""
     value = info.get_default(call_default_factory=True, validated_data={})
     if value is PydanticUndefined or value is None or value in ([], {}):
         return PydanticUndefined
@@ -168,5 +170,5 @@ def _default(info: FieldInfo) -> Any:
 
 
 def _plain(value: BaseModel) -> Json:
-    """The whole value: the API server checks a default against the rules before it fills in what is missing below it."""
+    """The whole value: the API server checks a default against the rules before it fills in what is missing in it."""
     return value.model_dump(mode="json", by_alias=True, exclude_none=True)
