@@ -20,6 +20,8 @@ from starlette.routing import Route
 from shoal_workers.service.auth import BearerAuth
 from shoal_workers.service.measure import Measure
 from shoal_workers.service.problems import ProblemError, problem_response
+from shoal_workers.telemetry.setup import tracing
+from shoal_workers.telemetry.spans import TraceRequests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -54,6 +56,8 @@ class Service:
         self.app = FastAPI(title=f"shoal {role}", docs_url=None, redoc_url=None, lifespan=self._lifespan)
         self.app.add_middleware(BearerAuth, token=token, public_prefixes=tuple(public_prefixes))
         self.app.add_middleware(Measure, registry=self.registry)
+        if tracing():
+            self.app.add_middleware(TraceRequests, role=role)
         _add_problem_handlers(self.app)
         self._add_common_routes()
 

@@ -14,6 +14,7 @@ import orjson
 from pydantic import BaseModel
 
 from shoal_workers.service.problems import ProblemError, problem_from_body
+from shoal_workers.telemetry.spans import add_context
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -130,13 +131,15 @@ class ServiceClient:
         self, method: str, path: str, data: bytes | None, params: Mapping[str, str] | None, timeout: float
     ) -> Reply:
         session = self._opened()
+        headers = dict(self._headers)
+        add_context(headers)
         try:
             async with session.request(
                 method,
                 self.base_url + path,
                 data=data,
                 params=params,
-                headers=self._headers,
+                headers=headers,
                 timeout=aiohttp.ClientTimeout(total=timeout),
             ) as response:
                 body = await response.read()
