@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
 
 import uvicorn
 
@@ -29,7 +30,8 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                ws="websockets-sansio",
+                # Only members speak WebSocket; the other roles do without the package.
+                ws="websockets-sansio" if find_spec("websockets") else "none",
                 ws_per_message_deflate=False,
                 log_config=None,
                 log_level="warning",
