@@ -86,9 +86,10 @@ class Engine:
 
     async def generate(self, request: GenerateRequest) -> GenerateResult:
         """Tokens for a prompt; a request that is aborted gives what was generated. Raises ProblemError."""
+        self._refuse_when_unfit()
         if not self._open.is_set():
             await self._open.wait()
-        self._refuse_when_unfit()
+            self._refuse_when_unfit()
         if request.min_version is not None and self._driver.version < request.min_version:
             detail = f"{self.name} has weight version {self._driver.version}, asked for at least {request.min_version}"
             raise ProblemError("stale-weights", detail, status=409)

@@ -156,8 +156,8 @@ class Engines:
 
     def _able(self, known: Known, now: float) -> bool:
         silent = now - known.seen > self._config.missed_reports * self._config.report_seconds
-        phase = known.report.status.phase
-        fit = phase is EnginePhase.READY or (phase is EnginePhase.UPDATING and known.member.updating)
+        # An engine that loads weights holds requests, then answers them; `updating` says who may ask it meanwhile.
+        fit = known.report.status.phase in (EnginePhase.READY, EnginePhase.UPDATING)
         return fit and not silent and not known.suspect and not known.draining
 
     def _allowed(self) -> int:

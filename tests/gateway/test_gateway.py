@@ -1,0 +1,302 @@
+"""The gateway over real sockets: roll-outs under load, faults, the OpenAI routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from shoal.api.services.common import VersionSpan
+from shoal.api.services.models import (
+    EnginePhase,
+    GenerateResult,
+    InFlightPolicy,
+    SessionRecord,
+    WeightsState,
+    WeightsTarget,
+)
+from shoal_workers.gateway.server import make_gateway
+from shoal_workers.service import ProblemError, ServiceClient, serving
+from tests.engines.fake_process import FakeProcess, fake_process
+from tests.engines.fakes import FakeCore, fake_logprob
+from tests.gateway.fleets import INTERVAL, TOKEN, Fleet, fleet, request, routed
+from tests.models import write_tokenizer
+
+
+def check(result: GenerateResult, tokens: int) -> None:
+    """An answer is whole: tokens in order, a log-probability of the version that its span says."""
+    assert result.token_ids == list(range(3, 3 + tokens))
+    assert [span.start for span in result.versions[1:]] == [span.end for span in result.versions[:-1]]
+    assert (result.versions[0].start, result.versions[-1].end) == (0, tokens)
+    for span in result.versions:
+        assert result.logprobs[span.start : span.end] == [fake_logprob(span.version)] * (span.end - span.start)
+
+
+async def test_spreads_calls_and_says_what_it_does() -> None:
+    async with fleet("a", "b") as running:
+        results = await asyncio.gather(*(running.generate(5) for _ in range(20)))
+        for result in results:
+            check(result, 5)
+        assert set(Counter(result.engine for result in results)) == {"a", "b"}
+        status = await running.status()
+        assert (status.requests, status.errors, status.queued, status.running) == (20, 0, 0, 0)
+        assert 0 < status.latency_p50 <= status.latency_p99
+        metrics = (await running.client.call("GET", "/metrics")).body.decode()
+        assert "shoal_gateway_requests_total 20.0" in metrics
+
+
+async def test_rolls_out_while_serving(tmp_path: Path) -> None:
+    async with fleet() as running:
+        for name in ("a", "b", "c"):
+            await running.add(name, FakeCore(load_seconds=0.1))
+        await running.until(lambda status: len(routed(status)) == 3)
+        stop = asyncio.Event()
+        results: list[GenerateResult] = []
+        fewest = [3]
+
+        async def load() -> None:
+            while not stop.is_set():
+                results.append(await running.generate(10))
+
+        async def watch() -> None:
+            while not stop.is_set():
+                fewest[0] = min(fewest[0], len(running.gateway.engines.serving))
+                await asyncio.sleep(0.005)
+
+        tasks = [*(asyncio.create_task(load()) for _ in range(12)), asyncio.create_task(watch())]
+        for version in (1, 2, 3):
+            await running.publish(tmp_path, version)
+            await asyncio.sleep(0.15)
+        status = await running.until(lambda status: status.min_version == 3 and len(routed(status)) == 3)
+        stop.set()
+        await asyncio.gather(*tasks)
+        for result in results:
+            check(result, 10)
+        assert fewest[0] >= 2
+        assert status.served_while_updating > 0
+        assert (status.errors, status.updates >= 3) == (0, True)
+        check(await running.generate(5, min_version=3), 5)
+
+
+async def test_one_engine_is_updated_while_calls_wait(tmp_path: Path) -> None:
+    async with fleet() as running:
+        await running.add("a", FakeCore(load_seconds=0.3))
+        await running.until(lambda status: routed(status) == {"a"})
+        long = asyncio.create_task(running.generate(200))
+        await running.until(lambda status: status.running == 1)
+        await running.publish(tmp_path, 1)
+        await running.until(lambda status: not routed(status))
+        waiting = asyncio.create_task(running.generate(5))
+        await running.until(lambda status: status.queued == 1)
+        assert (await waiting).versions == [VersionSpan(version=1, start=0, end=5)]
+        result = await long
+        check(result, 200)
+        assert [span.version for span in result.versions] == [0, 1]
+
+
+async def test_abort_and_resume_continues_elsewhere_with_the_prefix(tmp_path: Path) -> None:
+    async with fleet("a", "b", in_flight=InFlightPolicy.ABORT_AND_RESUME) as running:
+        calls = [asyncio.create_task(running.generate(150)) for _ in range(6)]
+        await running.until(lambda status: status.running == 6)
+        await asyncio.sleep(0.05)
+        await running.publish(tmp_path, 1)
+        results = await asyncio.gather(*calls)
+        for result in results:
+            check(result, 150)
+        assert (await running.status()).retries >= 3
+
+
+async def test_waits_for_the_weights_a_call_asks_for(tmp_path: Path) -> None:
+    async with fleet("a") as running:
+        waiting = asyncio.create_task(running.generate(3, min_version=1))
+        await running.until(lambda status: status.queued == 1)
+        check(await running.generate(3), 3)
+        await running.publish(tmp_path, 1)
+        assert (await waiting).versions[0].version == 1
+
+
+async def test_engine_killed_in_the_middle_of_calls() -> None:
+    async with fleet("b") as running:
+        with fake_process_of(running, "a") as victim:
+            await running.until(lambda status: routed(status) == {"a", "b"})
+            calls = [asyncio.create_task(running.generate(100)) for _ in range(8)]
+            await running.until(lambda status: {e.name for e in status.engines if e.running >= 4} == {"a", "b"})
+            victim.kill()
+            results = await asyncio.gather(*calls)
+            for result in results:
+                check(result, 100)
+            assert {result.engine for result in results} == {"b"}
+            status = await running.until(lambda status: routed(status) == {"b"})
+            assert (status.errors, status.retries >= 4) == (0, True)
+
+
+async def test_engine_killed_in_the_middle_of_an_update(tmp_path: Path) -> None:
+    async with fleet() as running:
+        with fake_process_of(running, "a", load=30.0) as victim:
+            await running.until(lambda status: routed(status) == {"a"})
+            await running.add("b")
+            await running.until(lambda status: routed(status) == {"a", "b"})
+            await running.publish(tmp_path, 1)
+            await running.until(lambda status: any(e.phase is EnginePhase.UPDATING for e in status.engines))
+            victim.kill()
+            status = await running.until(lambda status: routed(status) == {"b"} and status.max_version == 1)
+            assert "a" in status.update_error
+            check(await running.generate(5, min_version=1), 5)
+        with fake_process_of(running, "a"):
+            await running.until(lambda status: routed(status) == {"a", "b"} and status.min_version == 1)
+
+
+async def test_engine_that_stops_gracefully_hands_calls_over() -> None:
+    async with fleet("a", "b") as running:
+        calls = [asyncio.create_task(running.generate(150)) for _ in range(4)]
+        await running.until(lambda status: status.running == 4)
+        await asyncio.sleep(0.05)
+        await running.engines["a"].drain()
+        for result in await asyncio.gather(*calls):
+            check(result, 150)
+        status = await running.until(lambda status: routed(status) == {"b"})
+        assert status.errors == 0
+
+
+async def test_gateway_that_restarts_learns_everything_from_its_engines(tmp_path: Path) -> None:
+    async with fleet("a") as running:
+        target = await running.publish(tmp_path, 4)
+        await running.until(lambda status: status.min_version == 4)
+        report = running.gateway.engines.known["a"].report
+        reports = [report.model_copy(update={"status": running.engines["a"].status()})]
+        again = make_gateway(running.gateway.engines._config, TOKEN)
+        async with serving(again.service) as url, ServiceClient(url, token=TOKEN) as client:
+            fresh = report.model_copy(
+                update={
+                    "name": "fresh",
+                    "url": "http://127.0.0.1:9",
+                    "status": report.status.model_copy(update={"weight_version": 0, "weights": None}),
+                }
+            )
+            await client.put("/engines/fresh", fresh)
+            for each in reports:
+                await client.put("/engines/a", each)
+            weights = await client.get("/weights", WeightsState)
+            assert weights.target == target
+            assert again.engines.serving == {"a"}
+            result = await client.post("/generate", request(5, min_version=4), GenerateResult)
+            check(result, 5)
+
+
+async def test_targets_only_grow_unless_reset(tmp_path: Path) -> None:
+    async with fleet("a") as running:
+        target = await running.publish(tmp_path, 4)
+        await running.client.put("/weights/target", target)
+        older = WeightsTarget(version=2, path=target.path)
+        with pytest.raises(ProblemError, match="older-version") as refused:
+            await running.client.put("/weights/target", older)
+        assert refused.value.status == 409
+        await running.client.put("/weights/target", older, params={"reset": "true"})
+        await running.until(lambda status: status.max_version == 2)
+
+
+async def test_weights_that_cannot_be_used_are_reported_and_replaced_by_the_next(tmp_path: Path) -> None:
+    async with fleet("a") as running:
+        await running.client.put("/weights/target", WeightsTarget(version=1, path=str(tmp_path / "gone")))
+        status = await running.until(lambda status: bool(status.update_error))
+        assert "no such folder" in status.update_error
+        check(await running.generate(3), 3)
+        await running.publish(tmp_path, 2)
+        status = await running.until(lambda status: status.min_version == 2)
+        assert status.update_error == ""
+
+
+async def test_a_drained_engine_gets_nothing_more() -> None:
+    async with fleet("a", "b") as running:
+        assert (await running.client.call("POST", "/engines/a:drain")).json() == {"running": 0}
+        assert {result.engine for result in await asyncio.gather(*(running.generate(2) for _ in range(6)))} == {"b"}
+        with pytest.raises(ProblemError, match="unknown-engine"):
+            await running.client.call("POST", "/engines/z:drain")
+        await running.client.delete("/engines/a", params={"uid": "another"})
+        assert len((await running.status()).engines) == 2
+
+
+async def test_silence_takes_an_engine_out() -> None:
+    async with fleet("a", missed_reports=2) as running:
+        report = running.gateway.engines.known["a"].report.model_copy(update={"name": "mute", "uid": "x"})
+        await running.client.put("/engines/mute", report)
+        await running.until(lambda status: routed(status) == {"a", "mute"})
+        status = await running.until(lambda status: routed(status) == {"a"})
+        assert max(engine.age for engine in status.engines) > 2 * INTERVAL
+
+
+async def test_refuses_when_the_queue_is_full_and_without_a_token() -> None:
+    async with fleet(queue_limit=0) as running:
+        with pytest.raises(ProblemError, match="queue-full") as full:
+            await running.generate(1)
+        assert full.value.status == 429
+        async with ServiceClient(running.url) as stranger:
+            with pytest.raises(ProblemError, match="unauthorized"):
+                await stranger.post("/generate", request(1), GenerateResult)
+        with pytest.raises(ProblemError, match="prompt_token_ids") as invalid:
+            await running.client.call("POST", "/generate", {"request_id": "x", "prompt_token_ids": []})
+        assert invalid.value.status == 422
+
+
+async def test_a_bad_prompt_is_the_callers_fault() -> None:
+    async with fleet("a") as running:
+        with pytest.raises(ProblemError, match="invalid-prompt"):
+            await running.generate(1, prompt_token_ids=[1] * 1001)
+        assert (await running.status()).retries == 0
+        assert routed(await running.status()) == {"a"}
+
+
+async def test_openai_session_keeps_exact_tokens(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    async with fleet("a", model=str(tmp_path)) as running:
+        call = running.client.call
+        assert (await call("GET", "/v1/models")).json()["data"][0]["id"] == "policy"
+        messages = [{"role": "user", "content": "state 7"}]
+        path = "/sessions/s/v1/chat/completions"
+        first = (await call("POST", path, {"model": "policy", "messages": messages, "max_tokens": 3})).json()
+        choice = first["choices"][0]
+        assert choice["token_ids"] == [7, 8, 9]
+        assert choice["weight_versions"] == [{"version": 0, "start": 0, "end": 3}]
+        messages += [choice["message"], {"role": "user", "content": "state 3"}]
+        second = (await call("POST", path, {"messages": messages, "max_tokens": 2})).json()
+        assert second["prompt_token_ids"][:10] == [*first["prompt_token_ids"], 7, 8, 9]
+        record = await running.client.get("/sessions/s", SessionRecord)
+        assert (record.calls, len(record.segments)) == (2, 1)
+        assert sum(record.segments[0].loss_mask) == 5
+        assert len(record.messages) == 4
+        await running.client.delete("/sessions/s")
+        with pytest.raises(ProblemError, match="unknown-session"):
+            await running.client.get("/sessions/s", SessionRecord)
+
+
+async def test_openai_errors_and_completions(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    async with fleet("a", model=str(tmp_path)) as running:
+        done = (await running.client.call("POST", "/v1/completions", {"prompt": "state 7", "max_tokens": 2})).json()
+        assert done["usage"] == {"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4}
+        chat = {"messages": [{"role": "user", "content": "up"}]}
+        for change, reason in (
+            ({"model": "gpt"}, "unknown-model"),
+            ({"stream": True}, "stream"),
+            ({"n": 2}, "one answer"),
+            ({"stop": "left right"}, "stop"),
+            ({"messages": []}, "messages"),
+        ):
+            with pytest.raises(ProblemError, match=reason):
+                await running.client.call("POST", "/v1/chat/completions", {**chat, **change})
+
+
+async def test_sessions_record_token_calls() -> None:
+    async with fleet("a") as running:
+        await running.client.post("/sessions/t/generate", request(4), GenerateResult)
+        record = await running.client.get("/sessions/t", SessionRecord)
+        assert record.segments[0].token_ids == [1, 1, 1, 3, 4, 5, 6]
+        assert record.segments[0].versions == [VersionSpan(version=0, start=3, end=7)]
+
+
+def fake_process_of(running: Fleet, name: str, load: float = 0.0) -> AbstractContextManager[FakeProcess]:
+    """An engine process that talks to this fleet's gateway."""
+    return fake_process(running.url, name, load=load, token=TOKEN)
