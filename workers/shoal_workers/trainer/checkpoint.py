@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from shoal_workers.trainer.files import new_folder, numbered
 
@@ -48,7 +48,7 @@ def newest(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
         try:
             progress = Progress.model_validate_json((path / PROGRESS).read_bytes())
             state = torch.load(path / LEARNER, map_location="cpu", weights_only=True)
-        except (OSError, ValidationError, RuntimeError, EOFError) as error:
+        except Exception as error:  # unpickling damaged bytes may raise anything
             logger.warning("checkpoint cannot be read", extra={"checkpoint": str(path), "cause": str(error)})
             continue
         return progress, state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +103,8 @@ class Learner:
     def load(self, state: dict[str, Any]) -> None:
         """Go on from `state`; raises KeyError or RuntimeError where it is of another model."""
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        # A copy, because the optimizer goes on in the very tensors that it is given.
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._generator.set_state(state["generator"])
 
     @property

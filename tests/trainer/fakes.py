@@ -1,0 +1,222 @@
+"""A data manager, a gateway and a learner that are as small as they can be, over real sockets where they have some."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from fastapi import Request, Response
+
+from shoal.api.services.common import VersionSpan
+from shoal.api.services.models import WeightsState, WeightsTarget
+from shoal.api.services.roles.trainer import TrainerConfig
+from shoal.api.services.trajectories import (
+    Accepted,
+    Batch,
+    BatchAck,
+    BatchRenewed,
+    BatchRequest,
+    DataStatus,
+    EpisodeOutcome,
+    ProgressReport,
+    Reconciled,
+    ReconcileRequest,
+    Segment,
+    TrainGroup,
+    TrainTrajectory,
+)
+from shoal_workers.service import ProblemError, Service, read, reply
+from shoal_workers.trainer.checkpoint import Progress
+
+MakeGroups = Callable[[int], list[TrainGroup]]
+
+
+def trajectory(
+    name: str, reward: float, prompt: list[int], answer: list[int], logprobs: list[float], version: int = 0
+) -> TrainTrajectory:
+    """One turn: a prompt that is not trained on and an answer that is."""
+    start, end = len(prompt), len(prompt) + len(answer)
+    segment = Segment(
+        token_ids=[*prompt, *answer],
+        loss_mask=[0] * start + [1] * len(answer),
+        logprobs=[0.0] * start + logprobs,
+        versions=[VersionSpan(version=version, start=start, end=end)],
+    )
+    return TrainTrajectory(id=name, segments=[segment], reward=reward, outcome=EpisodeOutcome.OK, turns=1)
+
+
+def two_armed(index: int) -> list[TrainGroup]:
+    """A group whose better answer is token 6, from a uniform sampler of tokens 5 and 6."""
+    arms = [(5, 0.0), (6, 1.0)] * 2
+    rows = [trajectory(f"{index}-{i}", reward, [3, 4], [arm], [-0.7]) for i, (arm, reward) in enumerate(arms)]
+    return [TrainGroup(id=f"g{index}", task_id=f"t{index}", trajectories=rows)]
+
+
+@dataclass
+class FakeDataManager:
+    """Hands out batches b0, b1, ... of `total`; what is leased and not acknowledged comes back by reconcile.
+
+    `consumed` lists acknowledgements in order: a batch that is there twice was counted twice.
+    """
+
+    total: int
+    make: MakeGroups = two_armed
+    lease_seconds: float = 60.0
+    pending: list[str] = field(default_factory=list)
+    leased: list[str] = field(default_factory=list)
+    consumed: list[str] = field(default_factory=list)
+    renewed: list[str] = field(default_factory=list)
+    reports: list[ProgressReport] = field(default_factory=list)
+    reconciled: list[ReconcileRequest] = field(default_factory=list)
+    lost: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.pending = [f"b{index}" for index in range(self.total)]
+
+    def service(self) -> Service:
+        """The routes that a trainer calls."""
+        service = Service("data", lambda: DataStatus(complete=not self.pending and not self.leased))
+        app = service.app
+        app.post("/batches:lease")(self._lease)
+        app.post("/batches:reconcile")(self._reconcile)
+        app.post("/batches/{name}:renew")(self._renew)
+        app.post("/batches/{name}:ack")(self._acknowledge)
+        app.post("/progress")(self._progress)
+        return service
+
+    async def _lease(self, request: Request) -> Response:
+        await read(request, BatchRequest)
+        if not self.pending:
+            return Response(status_code=204)
+        name = self.pending.pop(0)
+        self.leased.append(name)
+        return reply(Batch(id=name, groups=self.make(int(name[1:])), expires_at=0, lease_seconds=self.lease_seconds))
+
+    async def _reconcile(self, request: Request) -> Response:
+        body = await read(request, ReconcileRequest)
+        self.reconciled.append(body)
+        kept = [name for name in self.leased if name in body.consumed]
+        released = [name for name in self.leased if name not in body.consumed]
+        self.consumed += kept
+        self.pending = released + self.pending
+        self.leased = []
+        return reply(Reconciled(consumed=kept, released=released))
+
+    async def _renew(self, name: str) -> Response:
+        self._held(name)
+        self.renewed.append(name)
+        return reply(BatchRenewed(id=name, expires_at=0))
+
+    async def _acknowledge(self, name: str, request: Request) -> Response:
+        await read(request, BatchAck)
+        if name in self.consumed:
+            return reply(Accepted(id=name, duplicate=True))
+        self._held(name)
+        self.leased.remove(name)
+        self.consumed.append(name)
+        return reply(Accepted(id=name))
+
+    async def _progress(self, request: Request) -> Response:
+        self.reports.append(await read(request, ProgressReport))
+        return reply(Accepted(id="progress"))
+
+    def _held(self, name: str) -> None:
+        if name in self.lost:
+            self.lost.remove(name)
+            self.leased.remove(name)
+            self.pending.insert(0, name)
+        if name not in self.leased:
+            raise ProblemError("lease-expired", f"batch {name} is not leased", status=410)
+
+
+@dataclass
+class FakeGateway:
+    """Remembers the targets it was told."""
+
+    targets: list[WeightsTarget] = field(default_factory=list)
+
+    def service(self) -> Service:
+        """The routes that a trainer calls."""
+        service = Service("gateway", lambda: WeightsState())
+
+        @service.app.put("/weights/target")
+        async def target(request: Request) -> Response:
+            self.targets.append(await read(request, WeightsTarget))
+            return reply(self.targets[-1])
+
+        @service.app.get("/weights")
+        async def weights() -> Response:
+            last = self.targets[-1] if self.targets else None
+            return reply(WeightsState(target=last, engines={"e0": last.version if last else 0}))
+
+        return service
+
+
+class CrashError(BaseException):
+    """What a SIGKILL looks like from inside: nothing after it happens."""
+
+
+@dataclass
+class FakeDisk:
+    """What survives a crash of FakeLearner: batches that each checkpoint's weights have seen, and what is published."""
+
+    checkpoints: dict[int, tuple[Progress, list[str]]] = field(default_factory=dict)
+    published: dict[int, list[str]] = field(default_factory=dict)
+
+
+class FakeLearner:
+    """Its weights are the list of batches they have seen. `crash(point, count)` may raise CrashError at any call."""
+
+    def __init__(self, config: TrainerConfig, disk: FakeDisk, crash: Callable[[str], None]) -> None:
+        self.config = config
+        self.disk = disk
+        self.crash = crash
+        self.weights: list[str] = []
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def restore(self) -> Progress:
+        """The newest checkpoint."""
+        if not self.disk.checkpoints:
+            self.weights = []
+            return Progress()
+        progress, weights = self.disk.checkpoints[max(self.disk.checkpoints)]
+        self.weights = list(weights)
+        return progress
+
+    async def train(self, batch: bytes, step: int, version: int) -> dict[str, float]:
+        """See the batch."""
+        self.crash("before train")
+        self.weights.append(Batch.model_validate_json(batch).id)
+        self.crash("after train")
+        await asyncio.sleep(0)
+        return {"loss": 0.0}
+
+    async def renumber(self, version: int) -> None:
+        """Weights here have no number."""
+
+    async def save(self, progress: Progress) -> None:
+        """A checkpoint, whole."""
+        self.crash("before save")
+        self.disk.checkpoints[progress.step] = (progress, list(self.weights))
+        self.crash("after save")
+
+    async def publish(self, version: int, step: int, in_use: Collection[int]) -> WeightsTarget:
+        """A version, whole."""
+        self.crash("before publish")
+        assert version not in self.disk.published or self.disk.published[version] == self.weights
+        self.disk.published[version] = list(self.weights)
+        self.crash("after publish")
+        return WeightsTarget(version=version, path=f"/versions/{version}")
+
+    async def latest(self) -> WeightsTarget | None:
+        """The newest version."""
+        if not self.disk.published:
+            return None
+        version = max(self.disk.published)
+        return WeightsTarget(version=version, path=f"/versions/{version}")
+
+    async def close(self) -> None:
+        """Nothing to stop."""

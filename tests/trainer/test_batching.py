@@ -1,0 +1,72 @@
+"""Trajectories become tensors without losing which token is which."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.api.services.common import VersionSpan
+from shoal.api.services.trajectories import EpisodeOutcome, Segment, TrainGroup, TrainTrajectory
+from shoal_workers.trainer.algorithm.advantages import Grpo, Rloo
+from shoal_workers.trainer.batching import make_rows
+from tests.trainer.fakes import trajectory, two_armed
+
+
+def _segment(mask: list[int]) -> Segment:
+    spans = [VersionSpan(version=index % 3, start=index, end=index + 1) for index, one in enumerate(mask) if one]
+    return Segment(
+        token_ids=list(range(10, 10 + len(mask))),
+        loss_mask=mask,
+        logprobs=[-0.1 * index if one else 0.0 for index, one in enumerate(mask)],
+        versions=spans,
+    )
+
+
+def _group(masks: list[list[int]], rewards: list[float]) -> TrainGroup:
+    rows = [
+        TrainTrajectory(id=f"t{index}", segments=[_segment(mask)], reward=reward, outcome=EpisodeOutcome.OK, turns=1)
+        for index, (mask, reward) in enumerate(zip(masks, rewards, strict=True))
+    ]
+    return TrainGroup(id="g", task_id="t", trajectories=rows)
+
+
+def test_two_turns_of_two_trajectories() -> None:
+    batch = make_rows([_group([[0, 0, 1, 1, 0, 1], [0, 1]], [1.0, 0.0])], Rloo(), 128)
+    assert batch.token_ids.tolist() == [[10, 11, 12, 13, 14, 15], [10, 11, 0, 0, 0, 0]]
+    assert batch.sampled.tolist() == [[False, False, True, True, False, True], [False, True] + [False] * 4]
+    assert batch.turn.tolist() == [[-1, -1, 0, 0, -1, 1], [-1, 2, -1, -1, -1, -1]]
+    assert batch.versions.tolist() == [[-1, -1, 2, 0, -1, 2], [-1, 1, -1, -1, -1, -1]]
+    assert batch.advantages.tolist() == [1.0, -1.0]
+    assert batch.of_tokens(batch.trajectory).tolist() == [0, 0, 0, 1]
+
+
+@given(masks=st.lists(st.lists(st.integers(0, 1), min_size=2, max_size=9), min_size=2, max_size=5))
+def test_only_sampled_tokens_count(masks: list[list[int]]) -> None:
+    masks[0][1] = 1
+    batch = make_rows([_group(masks, [float(index) for index in range(len(masks))])], Grpo(), 128)
+    kept = [mask for mask in masks if any(mask[1:])]
+    assert batch.sampled.sum(1).tolist() == [sum(mask[1:]) for mask in kept]
+    assert bool((batch.behaviour[~batch.sampled] == 0).all())
+    assert bool((batch.versions[batch.sampled] >= 0).all())
+    turns = batch.turn[batch.sampled]
+    assert sorted(set(turns.tolist())) == list(range(int(turns.max()) + 1))
+    assert torch.equal(turns, turns.sort().values)
+
+
+def test_segments_of_one_trajectory_share_its_advantage() -> None:
+    first = TrainTrajectory(
+        id="a", segments=[_segment([0, 1]), _segment([0, 1, 1])], reward=1, outcome=EpisodeOutcome.OK, turns=2
+    )
+    group = TrainGroup(id="g", task_id="t", trajectories=[first, trajectory("b", 0.0, [1], [2], [-1.0])])
+    batch = make_rows([group], Rloo(), 128)
+    assert batch.trajectory.tolist() == [0, 0, 1]
+    assert batch.advantages.tolist() == [1.0, 1.0, -1.0]
+
+
+def test_what_cannot_be_trained_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="trajectory 0-0: 3 tokens, the model takes 2"):
+        make_rows(two_armed(0), Grpo(), 2)
+    with pytest.raises(ValueError, match="no sampled token"):
+        make_rows([_group([[0, 0], [1, 0]], [0.0, 1.0])], Grpo(), 128)

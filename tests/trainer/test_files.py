@@ -1,0 +1,88 @@
+"""Checkpoints and published versions: whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from shoal_workers.trainer import checkpoint, publish
+from shoal_workers.trainer.checkpoint import Progress
+from shoal_workers.trainer.files import new_folder, numbered, sha256
+from shoal_workers.trainer.model import load_model
+from tests.models import write_model
+
+
+def test_a_version_is_a_model_that_loads_with_true_checksums(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    model = load_model(str(tmp_path / "model"), "auto")
+    with torch.no_grad():
+        model.get_output_embeddings().weight.add_(1.0)  # type: ignore[no-untyped-call]
+    target = publish.publish(tmp_path / "versions", model, str(tmp_path / "model"), version=3, step=2)
+    folder = Path(target.path)
+    assert folder == tmp_path / "versions" / "3"
+    manifest = (folder / "manifest.json").read_bytes()
+    assert hashlib.sha256(manifest).hexdigest() == target.checksum
+    files = json.loads(manifest)["files"]
+    assert {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"} <= set(files)
+    assert all(sha256(folder / name) == entry["sha256"] for name, entry in files.items())
+    again = load_model(target.path, "auto")
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert publish.latest(tmp_path / "versions") == target
+
+
+def test_nothing_is_latest_before_the_first(tmp_path: Path) -> None:
+    assert publish.latest(tmp_path) is None
+
+
+def test_old_versions_go_unless_an_engine_serves_them(tmp_path: Path) -> None:
+    for version in (1, 2, 3, 4, 5):
+        (tmp_path / str(version)).mkdir()
+    assert publish.prune(tmp_path, keep=2, in_use={1, 99}) == [2, 3]
+    assert numbered(tmp_path) == [1, 4, 5]
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    progress = Progress(step=4, version=6, consumed=("a", "b"))
+    state = {"model": {"w": torch.ones(2)}, "generator": torch.Generator().get_state()}
+    checkpoint.save(tmp_path, progress, state, keep=2)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0] == progress
+    assert torch.equal(found[1]["model"]["w"], torch.ones(2))
+
+
+def test_the_newest_readable_checkpoint_counts(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, Progress(step=step, version=step), {"step": step}, keep=5)
+    (tmp_path / "3" / "learner.pt").write_bytes(b"torn")
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found[0].step == 2
+
+
+def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, Progress(step=step, version=step), {}, keep=2)
+    assert numbered(tmp_path) == [2, 3]
+    assert checkpoint.newest(tmp_path / "nowhere") is None
+
+
+def test_a_folder_that_was_not_finished_is_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "7"
+    with new_folder(target) as folder:
+        (folder / "file").write_text("old")
+
+    def fail() -> None:
+        with new_folder(target) as folder:
+            (folder / "file").write_text("new")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail()
+    assert (target / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["7"]

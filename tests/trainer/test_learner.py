@@ -1,0 +1,184 @@
+"""One step of the learner: against a plain re-statement of the formula, and against what must not change it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shoal.api.services.trajectories import TrainGroup
+from shoal_workers.service import ConfigurationError
+from shoal_workers.trainer.algorithm import learning_rule
+from shoal_workers.trainer.learner import Learner, NonFiniteError
+from shoal_workers.trainer.model import load_model
+from tests.models import write_model
+from tests.trainer.fakes import trajectory, two_armed
+from tests.trainer.settings import trainer_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model in it."""
+    path = tmp_path_factory.mktemp("learner")
+    write_model(path / "model")
+    return path
+
+
+def make(folder: Path, **changes: Any) -> Learner:
+    """A learner on a fresh copy of the model."""
+    config = trainer_config(folder, **changes)
+    learner = Learner(load_model(config.model, config.dtype), learning_rule(config.algorithm), config)
+    learner.remember(0)
+    return learner
+
+
+def score(learner: Learner, prompt: list[int], answer: list[int]) -> list[float]:
+    """Log-probs of the answer's tokens, one plain forward pass."""
+    with torch.no_grad():
+        logits = learner.model(torch.tensor([prompt + answer])).logits[0]
+    every = torch.log_softmax(logits, -1)
+    return [float(every[len(prompt) - 1 + index, token]) for index, token in enumerate(answer)]
+
+
+def sampled(learner: Learner, version: int = 0, lengths: tuple[int, ...] = (2, 5, 3, 7)) -> list[TrainGroup]:
+    """A group of answers of different lengths with the log-probs that these weights give them."""
+    rows = []
+    for index, length in enumerate(lengths):
+        answer = [(7 * index + 3 * place) % 40 + 5 for place in range(length)]
+        logprobs = score(learner, [3, 4, 5], answer)
+        rows.append(trajectory(f"t{index}", float(index % 2), [3, 4, 5], answer, logprobs, version))
+    return [TrainGroup(id="g", task_id="t", trajectories=rows)]
+
+
+def test_the_step_is_the_formula(folder: Path) -> None:
+    learner = make(folder)
+    groups = sampled(learner)
+    twin = copy.deepcopy(learner.model)
+    figures = learner.train(groups, step=0, version=0)
+
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+    total, count = torch.zeros(()), 0
+    for row in groups[0].trajectories:
+        ids = torch.tensor([row.segments[0].token_ids])
+        every = torch.log_softmax(twin(ids).logits[0, :-1], -1).gather(-1, ids[0, 1:, None])[2:, 0]
+        advantage = (row.reward - 0.5) / (0.5 + 1e-4)
+        ratio = (every - every.detach()).exp()
+        total = total - (ratio * advantage).sum()
+        count += len(every)
+    loss = total / count
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+    optimizer.step()
+
+    assert figures["loss"] == pytest.approx(float(loss.detach()), abs=1e-5)
+    assert figures["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    for name, value in twin.state_dict().items():
+        assert torch.allclose(learner.model.state_dict()[name], value, atol=1e-5), name
+
+
+def test_figures_say_what_the_batch_was_like(folder: Path) -> None:
+    learner = make(folder)
+    figures = learner.train(sampled(learner), step=0, version=0)
+    assert figures["reward"] == 0.5
+    assert figures["tokens"] == 17
+    assert figures["trajectories"] == 4
+    assert figures["turns"] == 4
+    assert figures["staleness_max"] == 0
+    assert figures["effective_share"] == pytest.approx(1.0)
+    assert 0 < figures["entropy"] <= math.log(64)
+    assert figures["clip_fraction"] == 0
+
+
+def test_rewarded_answers_become_likelier(folder: Path) -> None:
+    learner = make(folder, steps=10)
+    before = score(learner, [3, 4], [6])[0]
+    for step in range(10):
+        learner.train(two_armed(step), step, step)
+        learner.remember(step + 1)
+    assert score(learner, [3, 4], [6])[0] > before + 0.5
+
+
+def test_micro_batches_change_nothing(folder: Path) -> None:
+    whole, split = make(folder), make(folder, micro_batch_rows=1)
+    groups = sampled(whole)
+    first, second = whole.train(groups, 0, 0), split.train(groups, 0, 0)
+    assert first["loss"] == pytest.approx(second["loss"], abs=1e-5)
+    assert first["entropy"] == pytest.approx(second["entropy"], rel=1e-4)
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(split.model.state_dict()[name], value, atol=2e-4), name
+
+
+def test_every_epoch_and_minibatch_is_an_update(folder: Path) -> None:
+    learner = make(folder, epochs=3, minibatches=2)
+    learner.train(sampled(learner), 0, 0)
+    steps = {int(state["step"]) for state in learner.state()["optimizer"]["state"].values()}
+    assert steps == {6}
+
+
+def test_engine_and_trainer_agree_on_every_version_that_is_remembered(folder: Path) -> None:
+    learner = make(folder, verify_versions=3)
+    old = sampled(learner, version=0)
+    assert learner.train(sampled(learner), 0, 0)["logprob_gap"] < 1e-5
+    learner.remember(1)
+    mixed = [TrainGroup(id="m", task_id="t", trajectories=[*old[0].trajectories, *sampled(learner, 1)[0].trajectories])]
+    figures = learner.train(mixed, 1, 1)
+    assert figures["logprob_checked"] == 1.0
+    assert figures["logprob_gap"] < 1e-5
+    assert figures["staleness_max"] == 1
+
+
+def test_a_missed_update_shows_as_a_gap(folder: Path) -> None:
+    learner = make(folder)
+    stale = sampled(learner, version=1)
+    learner.train(sampled(learner), 0, 0)
+    learner.remember(1)
+    assert learner.train(stale, 1, 1)["logprob_gap"] > 1e-2
+
+
+def test_forgotten_versions_are_not_compared(folder: Path) -> None:
+    learner = make(folder, verify_versions=1)
+    old = sampled(learner, version=0)
+    learner.train(old, 0, 0)
+    learner.remember(1)
+    assert learner.train(old, 1, 1)["logprob_checked"] == 0.0
+
+
+def test_kl_holds_the_policy_near_the_original(folder: Path) -> None:
+    def distance(kl: float) -> float:
+        loss = {"name": "ppo-clip", "parameters": {"kl": kl, "klEstimator": "full"}}
+        learner = make(folder, steps=10, algorithm={"loss": loss})
+        before = score(learner, [3, 4], [6])[0]
+        for step in range(10):
+            figures = learner.train(two_armed(step), step, step)
+        assert ("reference_kl" in figures) == (kl > 0)
+        return score(learner, [3, 4], [6])[0] - before
+
+    assert distance(5.0) < distance(0.0)
+
+
+def test_a_state_goes_on_exactly_where_it_was_taken(folder: Path) -> None:
+    one, other = make(folder, minibatches=2), make(folder, minibatches=2)
+    groups = sampled(one)
+    one.train(groups, 0, 0)
+    other.load(one.state())
+    one.train(groups, 1, 1)
+    other.train(groups, 1, 1)
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], value), name
+
+
+def test_numbers_that_are_none_stop_training(folder: Path) -> None:
+    learner = make(folder)
+    with torch.no_grad():
+        learner.model.get_output_embeddings().weight[0, 0] = float("nan")  # type: ignore[no-untyped-call]
+    with pytest.raises(NonFiniteError, match="the loss is nan"):
+        learner.train(two_armed(0), 0, 0)
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"model: .*/nothing has no config\.json"):
+        load_model(str(tmp_path / "nothing"), "auto")
