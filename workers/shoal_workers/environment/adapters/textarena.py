@@ -34,8 +34,8 @@ class TextSettings(Settings):
     """How the game's messages are shown.
 
     `kinds` keeps only messages of these TextArena observation types (PROMPT, GAME_BOARD, GAME_MESSAGE, GAME_ADMIN, …;
-    empty: all). `template` replaces the text by one made of `text` (the kept messages), `turn`, `task` and the fields
-    of the game's state.
+    empty: all but the player's own moves). `template` replaces the text by one made of `text` (the kept messages),
+    `turn`, `task` and the fields of the game's state.
     """
 
     kinds: list[str] = Field(default_factory=list)
@@ -113,13 +113,17 @@ class TextArenaAdapter(EnvironmentAdapter):
     def _observe(self, info: Mapping[str, Any]) -> Observation:
         messages = self._state.observations.get(PLAYER, [])
         self._state.observations[PLAYER] = []
-        kept = [message for _, message, kind in messages if not self._kinds or kind.name in self._kinds]
+        kept = [message for sender, message, kind in messages if self._shown(sender, kind.name)]
         text = "\n".join(part.strip("\n") for part in kept)
         template = self._first if self._turn == 0 else self._template
         if template is not None:
             fields = {name: grid_text(plain(value)) for name, value in self._state.game_state.items()}
             text = template.fill({**fields, "text": text, "turn": self._turn, "task": self._task})
         return Observation(text, None, {"info": dict(info)} if info else {})
+
+    def _shown(self, sender: int, kind: str) -> bool:
+        # The game repeats the player's own move to it; a model has that in its context already.
+        return kind in self._kinds if self._kinds else not (sender == PLAYER and kind == "PLAYER_ACTION")
 
     @property
     def _state(self) -> Any:
