@@ -34,20 +34,26 @@ class Peers:
     async def retire_member(self, broker_ip: str, token: str, member: str) -> bool:
         """Whether all slots of the member are out of service; False while one is leased or the broker cannot say."""
         url = f"http://{broker_ip}:{PORTS[Role.BROKER]}/members/{member}:retire"
-        return await self._accepted(url, token, {"slots": "all"})
+        return await self._post(url, token, {"slots": "all"}) is not None
 
     async def drain_engine(self, gateway_ip: str, token: str, engine: str) -> bool:
         """Whether the engine is out of routing and empty; False while it still works or the gateway cannot say."""
         url = f"http://{gateway_ip}:{PORTS[Role.GATEWAY]}/engines/{engine}:drain"
-        return await self._accepted(url, token, {})
+        answer = await self._post(url, token, {})
+        return answer is not None and not answer.get("running")
 
-    async def _accepted(self, url: str, token: str, body: dict[str, object]) -> bool:
+    async def _post(self, url: str, token: str, body: dict[str, object]) -> dict[str, object] | None:
+        """The answer to an accepted call, None for a refusal or no answer.
+
+        404 counts as accepted: the service does not know the pod (any more), so nothing can be lost by deleting it.
+        """
         if self._session is None:
-            return False
+            return None
         try:
             async with self._session.post(url, json=body, headers={"Authorization": f"Bearer {token}"}) as response:
-                # 404: the service does not know it (any more), so nothing can be lost by deleting its pod.
-                return response.status in (200, 204, 404)
-        except (aiohttp.ClientError, TimeoutError) as error:
+                if response.status == 404:
+                    return {}
+                return dict(await response.json()) if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             log.debug("%s: %s", url, error)
-            return False
+            return None

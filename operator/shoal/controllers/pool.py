@@ -115,7 +115,7 @@ def read_broker(status: BrokerStatus) -> PoolReading:
     elif status.queued_any:
         queued = {"default": status.queued_any}
     usage = PoolUsage(
-        slot_seconds=round(status.uptime_seconds * status.slots.total),
+        slot_seconds=round(status.slot_seconds),
         occupied_seconds=round(status.occupied_seconds),
         active_seconds=round(status.active_seconds),
     )

@@ -1,0 +1,104 @@
+"""Keeps as many episodes running as the process may, for as long as there are assignments."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from shoal.api.services.roles.agent import AgentConfig
+from shoal.api.services.trajectories import AgentStatus, Assignment
+from shoal_workers.agent.episode import EpisodeRun, Services
+
+logger = logging.getLogger(__name__)
+
+CLAIM_WAIT_SECONDS = 20.0
+DONE_PAUSE_SECONDS = 5.0
+"""When the data manager has nothing more to do the agent is about to be removed; until then it asks now and then."""
+RENEW_SHARE = 1 / 3
+"""Of an assignment's lease: two renewals may be lost before it runs out."""
+
+
+class Runner:
+    """The agent process's work."""
+
+    def __init__(self, config: AgentConfig, services: Services, name: str) -> None:
+        self._config = config
+        self._services = services
+        self._name = name
+        self._running: dict[asyncio.Task[None], EpisodeRun] = {}
+        self._outcomes: Counter[str] = Counter()
+        self._room = asyncio.Event()
+        self._started = time.monotonic()
+        self._renewed: dict[str, float] = {}
+        self._loops: list[asyncio.Task[None]] = []
+
+    def status(self) -> AgentStatus:
+        """What the process is doing."""
+        return AgentStatus(
+            name=self._name,
+            running=len(self._running),
+            outcomes=dict(self._outcomes),
+            uptime_seconds=time.monotonic() - self._started,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Work while the block lasts; at its end every episode is handed back."""
+        self._loops = [asyncio.create_task(self._claim_for_ever()), asyncio.create_task(self._renew_for_ever())]
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Claim no more and interrupt every episode; each hands itself back with what it had reached."""
+        for task in (*self._loops, *self._running):
+            task.cancel()
+        await asyncio.gather(*self._loops, *self._running, return_exceptions=True)
+
+    async def _claim_for_ever(self) -> None:
+        while True:
+            free = self._config.concurrency - len(self._running)
+            if free <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            claimed = await self._services.duties.claim(free, CLAIM_WAIT_SECONDS)
+            for assignment in claimed.assignments:
+                self._begin(assignment)
+            if claimed.done:
+                await asyncio.sleep(DONE_PAUSE_SECONDS)
+
+    def _begin(self, assignment: Assignment) -> None:
+        run = EpisodeRun(self._services, assignment)
+        task = asyncio.create_task(self._play(run))
+        self._running[task] = run
+        self._renewed[assignment.id] = time.monotonic()
+        task.add_done_callback(self._ended)
+
+    async def _play(self, run: EpisodeRun) -> None:
+        self._outcomes[await run.run()] += 1
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        run = self._running.pop(task)
+        self._renewed.pop(run.assignment.id, None)
+        self._room.set()
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("an episode ended without an answer; its lease will run out", exc_info=task.exception())
+
+    async def _renew_for_ever(self) -> None:
+        """Renew what runs for long; an episode whose assignment is lost is stopped, someone else has it."""
+        while True:
+            await asyncio.sleep(1.0)
+            for task, run in list(self._running.items()):
+                age = time.monotonic() - self._renewed.get(run.assignment.id, 0.0)
+                if age < run.assignment.lease_seconds * RENEW_SHARE:
+                    continue
+                if await self._services.duties.renew(run.assignment):
+                    self._renewed[run.assignment.id] = time.monotonic()
+                else:
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task

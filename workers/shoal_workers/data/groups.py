@@ -1,0 +1,119 @@
+"""Groups: opened for a task, complete at the size their allocator chose, dropped for a reason."""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from uuid import uuid4
+
+from shoal.api.services.roles.data import DataConfig
+from shoal.api.services.trajectories import EpisodeKind
+from shoal_workers.data.allocator import ALLOCATORS
+from shoal_workers.data.meta import get_int, set_int
+from shoal_workers.data.staleness import may_open
+from shoal_workers.data.states import AssignmentState, DropReason, GroupState, check_group
+from shoal_workers.data.store import scalar
+from shoal_workers.data.tasks import SAMPLERS, Task, TaskPool
+
+HISTORY = 64
+"""Newest trajectories of a task that its success rate is taken from; older ones tell of a policy that is gone."""
+
+
+@dataclass
+class Groups:
+    """Operations on groups, inside the caller's transaction."""
+
+    connection: sqlite3.Connection
+    config: DataConfig
+    tasks: TaskPool
+
+    def outstanding(self) -> int:
+        """Training groups that are open, complete or in training."""
+        query = "SELECT COUNT(*) FROM groups WHERE kind = 'train' AND state IN ('open', 'complete', 'leased')"
+        return int(scalar(self.connection, query))
+
+    def open_next(self, version: int) -> bool:
+        """Open a group for the next task, if the staleness bound leaves room; whether it did."""
+        if not may_open(self.outstanding(), self.config.max_staleness, self.config.batch_groups):
+            return False
+        drawn = get_int(self.connection, "drawn")
+        set_int(self.connection, "drawn", drawn + 1)
+        task = self.tasks.at(SAMPLERS[self.config.sampler](drawn, self.tasks.size, self.config.seed))
+        environment = self.config.environments[drawn % len(self.config.environments)]
+        size = ALLOCATORS[self.config.allocator](self._success_rate(task.id), self.config.group_size)
+        self.open(EpisodeKind.TRAIN, task.id, environment, [task] * size, version)
+        return True
+
+    def open(self, kind: EpisodeKind, task_id: str, environment: str, tasks: list[Task], version: int) -> int:
+        """Open a group with one assignment per task; returns its id."""
+        insert = (
+            "INSERT INTO groups (task_id, environment, kind, size, state, opened_version) VALUES (?, ?, ?, ?, ?, ?)"
+        )
+        values = (task_id, environment, kind.value, len(tasks), GroupState.OPEN.value, version)
+        group = int(self.connection.execute(insert, values).lastrowid or 0)
+        rows = [
+            (uuid4().hex, group, position, json.dumps(task.body), AssignmentState.PENDING.value)
+            for position, task in enumerate(tasks)
+        ]
+        self.connection.executemany(
+            "INSERT INTO assignments (id, group_id, position, task, state) VALUES (?, ?, ?, ?, ?)", rows
+        )
+        return group
+
+    def recorded(self, group: sqlite3.Row, oldest_version: int) -> GroupState:
+        """Count one more trajectory into an open group; returns the group's state after it."""
+        oldest = oldest_version if group["oldest_version"] is None else min(oldest_version, group["oldest_version"])
+        count = group["recorded"] + 1
+        self.connection.execute(
+            "UPDATE groups SET recorded = ?, oldest_version = ? WHERE id = ?", (count, oldest, group["id"])
+        )
+        if count < group["size"]:
+            return GroupState.OPEN
+        if group["kind"] == EpisodeKind.EVALUATE:
+            self.move(group["id"], GroupState.OPEN, GroupState.MEASURED)
+            return GroupState.MEASURED
+        if self.config.zero_variance == "Drop" and self._all_equal(group["id"]):
+            self.move(group["id"], GroupState.OPEN, GroupState.DROPPED, DropReason.ZERO_VARIANCE)
+            return GroupState.DROPPED
+        self.move(group["id"], GroupState.OPEN, GroupState.COMPLETE)
+        return GroupState.COMPLETE
+
+    def move(self, group: int, before: GroupState, after: GroupState, reason: DropReason | None = None) -> None:
+        """Move a group; raises IllegalStepError for a step that its life does not know."""
+        check_group(before, after)
+        changed = self.connection.execute(
+            "UPDATE groups SET state = ?, reason = ? WHERE id = ? AND state = ?",
+            (after.value, reason.value if reason else "", group, before.value),
+        )
+        if changed.rowcount != 1:
+            raise AssertionError(f"group {group} is not {before}")
+
+    def drop_stale(self, version: int) -> int:
+        """Drop complete groups with a token that is too old for a trainer at `version`; returns how many."""
+        oldest_allowed = version - self.config.max_staleness
+        query = "SELECT id FROM groups WHERE kind = 'train' AND state = 'complete' AND oldest_version < ?"
+        stale = [row["id"] for row in self.connection.execute(query, (oldest_allowed,))]
+        for group in stale:
+            self.move(group, GroupState.COMPLETE, GroupState.DROPPED, DropReason.STALE)
+        return len(stale)
+
+    def drop_unfinished(self) -> None:
+        """Training is over: drop what nobody will train on, and cancel what was to be run for it."""
+        query = "SELECT id, state FROM groups WHERE kind = 'train' AND state IN ('open', 'complete')"
+        for row in self.connection.execute(query).fetchall():
+            self.move(row["id"], GroupState(row["state"]), GroupState.DROPPED, DropReason.FINISHED)
+        self.connection.execute(
+            "UPDATE assignments SET state = 'cancelled' WHERE state IN ('pending', 'assigned')"
+            " AND group_id IN (SELECT id FROM groups WHERE kind = 'train')"
+        )
+
+    def _all_equal(self, group: int) -> bool:
+        query = "SELECT MAX(reward) - MIN(reward) FROM trajectories WHERE group_id = ?"
+        return float(scalar(self.connection, query, group)) == 0.0
+
+    def _success_rate(self, task_id: str) -> float | None:
+        query = (
+            "SELECT AVG(reward) FROM (SELECT t.reward FROM trajectories t JOIN groups g ON g.id = t.group_id"
+            " WHERE g.task_id = ? AND g.kind = 'train' ORDER BY t.recorded_at DESC LIMIT ?)"
+        )
+        rate = scalar(self.connection, query, task_id, HISTORY)
+        return None if rate is None else float(rate)

@@ -1,0 +1,117 @@
+"""The data manager's routes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Request
+from starlette.responses import Response
+
+from shoal.api.services.report import RunReport
+from shoal.api.services.roles.data import DataConfig
+from shoal.api.services.trajectories import (
+    Accepted,
+    AssignmentRenewed,
+    Batch,
+    BatchAck,
+    BatchRenewed,
+    BatchRequest,
+    Claimed,
+    ClaimRequest,
+    FaultReport,
+    HandBack,
+    ProgressReport,
+    Reconciled,
+    ReconcileRequest,
+    TrajectoryRecord,
+)
+from shoal_workers.data.manager import DataManager
+from shoal_workers.data.store import StoreError
+from shoal_workers.service import ConfigurationError, Identity, Service, read, reply
+from shoal_workers.service.config import token as token_of
+
+
+def build(config: DataConfig, identity: Identity) -> Service:
+    """The service of this process; raises ConfigurationError for a store or task file that cannot be used."""
+    try:
+        return make_service(DataManager(config), token_of())
+    except StoreError as error:
+        raise ConfigurationError("folder", str(error)) from error
+
+
+def make_service(manager: DataManager, token: str | None) -> Service:
+    """The routes over a data manager."""
+    service = Service("data", manager.status, token=token)
+
+    @asynccontextmanager
+    async def open_store() -> AsyncIterator[None]:
+        yield
+        manager.close()
+
+    async def end_polls() -> None:
+        manager.wake_all()
+
+    service.lives_with(open_store)
+    service.before_stop(end_polls)
+    _add_agent_routes(service, manager)
+    _add_trainer_routes(service, manager)
+
+    @service.app.get("/report", response_model=RunReport)
+    async def report() -> Response:
+        return reply(await manager.report())
+
+    service.set_ready()
+    return service
+
+
+def _add_agent_routes(service: Service, manager: DataManager) -> None:
+    app = service.app
+
+    @app.post("/assignments:claim", response_model=Claimed)
+    async def claim(request: Request) -> Response:
+        return reply(await manager.claim(await read(request, ClaimRequest), service.stopping))
+
+    @app.post("/assignments/{assignment}:renew", response_model=AssignmentRenewed)
+    async def renew(assignment: str) -> Response:
+        return reply(await manager.renew(assignment))
+
+    @app.post("/assignments/{assignment}:fail", response_model=Accepted)
+    async def fail(assignment: str, request: Request) -> Response:
+        return reply(await manager.fail(assignment, await read(request, FaultReport)))
+
+    @app.post("/assignments/{assignment}:return", response_model=Accepted)
+    async def hand_back(assignment: str, request: Request) -> Response:
+        return reply(await manager.hand_back(assignment, await read(request, HandBack)))
+
+    @app.post("/trajectories", response_model=Accepted)
+    async def record(request: Request) -> Response:
+        return reply(await manager.record(await read(request, TrajectoryRecord)))
+
+
+def _add_trainer_routes(service: Service, manager: DataManager) -> None:
+    app = service.app
+
+    @app.post("/batches:lease", response_model=Batch, responses={204: {"description": "No batch yet."}})
+    async def lease(request: Request) -> Response:
+        batch = await manager.lease_batch(await read(request, BatchRequest), service.stopping)
+        return Response(status_code=204) if batch is None else reply(batch)
+
+    @app.post("/batches:reconcile", response_model=Reconciled)
+    async def reconcile(request: Request) -> Response:
+        return reply(await manager.reconcile(await read(request, ReconcileRequest)))
+
+    @app.post("/batches/{batch}:renew", response_model=BatchRenewed)
+    async def renew(batch: str) -> Response:
+        return reply(await manager.renew_batch(batch))
+
+    @app.post("/batches/{batch}:ack", response_model=Accepted)
+    async def acknowledge(batch: str, request: Request) -> Response:
+        return reply(await manager.acknowledge(batch, await read(request, BatchAck)))
+
+    @app.post("/batches/{batch}:release", response_model=Accepted)
+    async def release(batch: str) -> Response:
+        return reply(await manager.release(batch))
+
+    @app.post("/progress", status_code=204)
+    async def progress(request: Request) -> Response:
+        await manager.progress(await read(request, ProgressReport))
+        return Response(status_code=204)
