@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 from shoal.api.services.common import VersionSpan
 from shoal.api.services.models import (
     EnginePhase,
+    GenerateRequest,
     GenerateResult,
     InFlightPolicy,
     SessionRecord,
     WeightsState,
     WeightsTarget,
 )
+from shoal_workers.gateway.calls import LOSSES
 from shoal_workers.gateway.server import make_gateway
 from shoal_workers.service import ProblemError, ServiceClient, serving
 from tests.engines.fake_process import FakeProcess, fake_process
@@ -226,6 +229,36 @@ async def test_silence_takes_an_engine_out() -> None:
         await running.until(lambda status: routed(status) == {"a", "mute"})
         status = await running.until(lambda status: routed(status) == {"a"})
         assert max(engine.age for engine in status.engines) > 2 * INTERVAL
+
+
+async def test_calls_at_an_engine_that_vanishes_without_a_word_go_elsewhere(tmp_path: Path) -> None:
+    """As when its machine loses power: connections stay open, and nothing ever comes."""
+    async with fleet("b", missed_reports=3) as running:
+        with fake_process_of(running, "a") as victim:
+            await running.until(lambda status: routed(status) == {"a", "b"})
+            calls = [asyncio.create_task(running.generate(100)) for _ in range(4)]
+            await running.until(lambda status: {e.name for e in status.engines if e.running >= 2} == {"a", "b"})
+            victim.process.send_signal(signal.SIGSTOP)
+            await running.publish(tmp_path, 1)
+            for result in await asyncio.gather(*calls):
+                check(result, 100)
+            status = await running.until(lambda status: routed(status) == {"b"} and status.min_version == 1)
+            assert status.errors == 0
+            victim.process.send_signal(signal.SIGCONT)
+            await running.until(lambda status: routed(status) == {"a", "b"} and status.min_version == 1)
+
+
+async def test_a_request_that_kills_engines_does_not_take_the_fleet_along() -> None:
+    async with fleet("a", "b", "c", "d", "e", "f") as running:
+        for engine in running.engines.values():
+
+            async def dies(_: GenerateRequest) -> GenerateResult:
+                raise ProblemError("engine-dead", "kernel fault", status=503)
+
+            engine.generate = dies  # type: ignore[method-assign,assignment]
+        with pytest.raises(ProblemError, match="kernel fault"):
+            await running.generate(1)
+        assert (await running.status()).retries == LOSSES - 1
 
 
 async def test_refuses_when_the_queue_is_full_and_without_a_token() -> None:

@@ -132,10 +132,12 @@ class VllmCore(Core):
             self._engine = None
 
     def _add(self, key: str, prompt: Sequence[int], params: Any) -> None:
+        from vllm.exceptions import VLLMClientError
+
         try:
             tokens = {"type": "token", "prompt_token_ids": list(prompt)}
             self._internal[key] = self._engine.add_request(key, tokens, params)
-        except ValueError as error:
+        except (VLLMClientError, ValueError, TypeError) as error:
             raise PromptError(str(error)) from None
 
 

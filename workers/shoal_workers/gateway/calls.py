@@ -20,14 +20,15 @@ from shoal_workers.service.problems import problem_from_body
 
 # More failures than this in a row are no accident of one engine: the caller is told.
 ATTEMPTS = 20
+# A request that engines die of must not take the whole fleet with it.
+LOSSES = 4
 # Between attempts that brought nothing, so that a fleet of one broken engine is not hammered.
 PAUSE_SECONDS = 0.05
 LATENCIES = 2048
 
 # What an engine says when it, not the request, is at fault.
-_TRY_ELSEWHERE = frozenset(
-    {"engine-dead", "engine-not-ready", "internal-error", "not-ready", "stale-weights", "http-503"}
-)
+_LOST = frozenset({"engine-dead", "engine-lost"})
+_TRY_ELSEWHERE = _LOST | {"engine-not-ready", "internal-error", "stale-weights"}
 
 
 @dataclass(slots=True)
@@ -75,7 +76,7 @@ class Calls:
     async def _attempts(self, request: GenerateRequest, body: bytes) -> GenerateResult | bytes:
         pieces = Pieces(request)
         avoid: set[str] = set()
-        failure = ProblemError("no-engine", "no engine could answer", status=503)
+        failures: list[ProblemError] = []
         for attempt in range(ATTEMPTS):
             if attempt:
                 self.figures.retries += 1
@@ -83,48 +84,61 @@ class Calls:
                 if rest is None:
                     return pieces.result()
                 request, body = rest, encode_request(rest)
-            name = await self._admission.acquire(
-                request.session, request.prompt_token_ids, request.min_version or 0, avoid
-            )
-            try:
-                answer = await self._ask(name, body)
-            except ProblemError as error:
-                if error.name not in _TRY_ELSEWHERE and error.status != 503:
-                    raise
-                failure, avoid = error, {name}
-                if error.name != "stale-weights":
-                    self._engines.suspect(name)
-                await asyncio.sleep(random.uniform(0.5, 1.0) * PAUSE_SECONDS * min(attempt + 1, 20))
-                continue
-            finally:
-                self._admission.release(name)
-            if self._engines.updating:
-                self.figures.served_while_updating += 1
-            # Looked for in the bytes: parsing every answer would double the cost of a call.
-            if not pieces.parts and b'"finish_reason":"abort"' not in answer:
-                return answer
-            part = _read(answer, name)
-            pieces.add(part)
-            if part.finish_reason is not FinishReason.ABORT:
-                return pieces.result()
+            name, answer = await self._attempt(request, body, avoid)
             avoid = {name}
-        if pieces.done:
-            return pieces.result()
-        raise failure
+            if isinstance(answer, ProblemError):
+                failures.append(answer)
+                if sum(failure.name in _LOST for failure in failures) == LOSSES:
+                    break
+                await asyncio.sleep(random.uniform(0.5, 1.0) * PAUSE_SECONDS * len(failures))
+            # Looked for in the bytes: parsing every answer would double the cost of a call.
+            elif not pieces.parts and b'"finish_reason":"abort"' not in answer:
+                return answer
+            else:
+                pieces.add(_read(answer, name))
+                if pieces.parts[-1].finish_reason is not FinishReason.ABORT:
+                    return pieces.result()
+        if failures:
+            raise failures[-1]
+        return pieces.result()
+
+    async def _attempt(
+        self, request: GenerateRequest, body: bytes, avoid: set[str]
+    ) -> tuple[str, bytes | ProblemError]:
+        """One engine's answer, or why another should be asked; raises ProblemError where none would answer better."""
+        tokens, least = request.prompt_token_ids, request.min_version or 0
+        name = await self._admission.acquire(request.session, tokens, least, avoid)
+        try:
+            answer = await self._ask(name, body)
+        except ProblemError as error:
+            if error.name not in _TRY_ELSEWHERE and error.status != 503:
+                raise
+            if error.name != "stale-weights":
+                self._engines.suspect(name)
+            return name, error
+        finally:
+            self._admission.release(name)
+        if self._engines.updating:
+            self.figures.served_while_updating += 1
+        return name, answer
 
     async def _ask(self, name: str, body: bytes) -> bytes:
         known = self._engines.known.get(name)
         if known is None or self.session is None:
             raise ProblemError("engine-not-ready", f"{name} has gone", status=503)
-        url = known.generate_url
-        try:
-            async with self.session.post(url, data=body, headers=self._headers, timeout=self._timeout) as response:
-                answer = await response.read()
-                if response.status >= 400:
-                    raise problem_from_body(answer, response.status)
-                return answer
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ProblemError("engine-not-ready", f"{name}: {type(error).__name__}: {error}", status=503) from None
+        with known.watched():
+            try:
+                async with self.session.post(
+                    known.generate_url, data=body, headers=self._headers, timeout=self._timeout
+                ) as response:
+                    answer = await response.read()
+                    if response.status >= 400:
+                        raise problem_from_body(answer, response.status)
+                    return answer
+            except aiohttp.ClientConnectorError as error:
+                raise ProblemError("engine-not-ready", f"{name}: {error}", status=503) from None
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise ProblemError("engine-lost", f"{name}: {type(error).__name__}: {error}", status=503) from None
 
 
 def _read(answer: bytes, name: str) -> GenerateResult:

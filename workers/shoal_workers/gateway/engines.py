@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 
 import aiohttp
@@ -15,26 +15,15 @@ from shoal.api.services.models import EnginePhase, EngineReport, WeightsLoaded, 
 from shoal.api.services.roles.gateway import GatewayConfig
 from shoal_workers.gateway import rollout
 from shoal_workers.gateway.admission import Admission
+from shoal_workers.gateway.known import Known
 from shoal_workers.service import ProblemError, ServiceClient
 
 logger = logging.getLogger(__name__)
 
 # After a restart, engines that were there before get this many report intervals to say what they serve.
 SETTLE_INTERVALS = 1.5
-
-
-@dataclass(slots=True)
-class Known:
-    """One engine: its last report, when it came, and how the gateway sees it."""
-
-    report: EngineReport
-    seen: float
-    member: rollout.Member
-    client: ServiceClient
-    generate_url: str
-    draining: bool = False
-    suspect: bool = False
-    detail: str = ""
+# A lost engine is listed for this many times the silence after which it counted as lost, so that it can be seen.
+FORGET_FACTOR = 12.0
 
 
 class Engines:
@@ -75,9 +64,11 @@ class Engines:
         now = self._clock()
         known = self.known.get(report.name)
         if known is None or _restarted(known, report):
+            if known is not None:
+                known.lose()
             known = self._make(report, now)
             self.known[report.name] = known
-        known.report, known.seen, known.suspect = report, now, False
+        known.report, known.seen, known.suspect, known.lost = report, now, False, False
         weights = report.status.weights
         if not known.member.updating:
             known.member = replace(known.member, key=_reported_key(report, self.target))
@@ -142,7 +133,8 @@ class Engines:
     def replan(self) -> float | None:
         """Decide anew, start what is due; gives when to look again."""
         now = self._clock()
-        members = [replace(known.member, able=self._able(known, now)) for known in self.known.values()]
+        self._lose_silent(now)
+        members = [replace(known.member, able=self._able(known)) for known in self.known.values()]
         target = rollout.key_of(self.target)
         settled = self.settled
         plan = rollout.plan(members if settled else [], target, self._allowed(), self._config.update_timeout, now)
@@ -154,11 +146,21 @@ class Engines:
         self._admission.set_places({name: self.known[name].member.key.version for name in plan.serve})
         return plan.wake_at
 
-    def _able(self, known: Known, now: float) -> bool:
-        silent = now - known.seen > self._config.missed_reports * self._config.report_seconds
+    def _lose_silent(self, now: float) -> None:
+        """An engine that says nothing any more answers nothing any more: what waits for it goes elsewhere."""
+        limit = self._config.missed_reports * self._config.report_seconds
+        for name, known in list(self.known.items()):
+            silence = now - known.seen
+            if silence > limit and not known.lost:
+                logger.warning("engine is silent", extra={"engine": name, "seconds": round(silence, 1)})
+                known.lose()
+            if silence > limit * FORGET_FACTOR:
+                del self.known[name]
+
+    def _able(self, known: Known) -> bool:
         # An engine that loads weights holds requests, then answers them; `updating` says who may ask it meanwhile.
         fit = known.report.status.phase in (EnginePhase.READY, EnginePhase.UPDATING)
-        return fit and not silent and not known.suspect and not known.draining
+        return fit and not known.lost and not known.suspect and not known.draining
 
     def _allowed(self) -> int:
         count = len(self.known)
@@ -184,7 +186,8 @@ class Engines:
             **target.model_dump(), in_flight=self._config.in_flight, drain_seconds=self._config.drain_seconds
         )
         try:
-            loaded = await known.client.post("/weights", body, WeightsLoaded, retries=0)
+            with known.watched():
+                loaded = await known.client.post("/weights", body, WeightsLoaded, retries=0)
             if loaded.version != target.version:
                 raise ProblemError(
                     "wrong-version", f"it reports version {loaded.version}, not {target.version}", status=500

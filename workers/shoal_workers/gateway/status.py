@@ -11,7 +11,8 @@ from prometheus_client.registry import Collector
 from shoal.api.services.models import EnginePhase, GatewayEngine, GatewayStatus, WeightsState
 from shoal_workers.gateway.admission import Admission
 from shoal_workers.gateway.calls import Calls
-from shoal_workers.gateway.engines import Engines, Known
+from shoal_workers.gateway.engines import Engines
+from shoal_workers.gateway.known import Known
 from shoal_workers.telemetry import names
 
 
@@ -76,7 +77,7 @@ class Overview(Collector):
     def _engine(self, known: Known) -> GatewayEngine:
         report, member = known.report, known.member
         phase = report.status.phase
-        if not member.intact:
+        if not member.intact or known.lost:
             phase = EnginePhase.FAILED
         elif member.updating:
             phase = EnginePhase.UPDATING
