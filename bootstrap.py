@@ -153,8 +153,9 @@ def with_cpu_torch(path: Path, environment: dict[str, str]) -> Path | None:
     text = path.read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("torch==")]
     release = line.removesuffix("\\").strip()
-    command = [str(UV), "pip", "install", "-q", "--dry-run", "--no-deps", "--python", str(PYTHON), f"{release}+cpu"]
-    if ran(command, **environment).returncode:
+    probe = ["install", "-q", "--dry-run", "--no-deps", f"{release}+cpu"]
+    commands = ([str(UV), "pip", *probe, "--python", str(PYTHON)], [*PIP, *probe])
+    if all(ran(command, **environment).returncode for command in commands):
         return None
     chosen = VENV / path.name
     chosen.write_text(text.replace(line, line.replace(release, f"{release}+cpu")))

@@ -129,3 +129,10 @@ def test_every_node_is_typed_and_every_list_of_names_is_a_map(definition: dict[s
         items = node.get("items", {})
         if "name" in items.get("properties", {}):
             assert node.get("x-kubernetes-list-type") == "map", path
+
+
+@pytest.mark.parametrize("definition", generate.definitions(), ids=lambda each: each["spec"]["names"]["kind"])
+def test_every_field_of_a_spec_says_what_it_means(definition: dict[str, Any]) -> None:
+    (version,) = definition["spec"]["versions"]
+    fields = nodes(version["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec")
+    assert [path for path, node in fields if not path.endswith("[]") and "description" not in node] == []

@@ -54,13 +54,20 @@ def schema_of(model: type[BaseModel], *, defaults: bool, path: str = "", seen: t
 
 def _field(info: FieldInfo, *, defaults: bool, path: str, seen: tuple[type, ...]) -> Json:
     schema = _type(info.annotation, list(info.metadata), defaults=defaults, path=path, seen=seen)
-    if info.description:
-        schema["description"] = info.description
+    description = info.description or _described(info.annotation)
+    if description:
+        schema["description"] = description
     if defaults:
         value = _default(info)
         if value is not PydanticUndefined:
             schema["default"] = value
     return schema
+
+
+def _described(annotation: Any) -> str | None:
+    """The description inside `Annotated[..., Field(description=...)] | None`, which pydantic leaves where it is."""
+    marks = _unwrap(annotation, [], whole=True)[1]
+    return next((mark.description for mark in marks if isinstance(mark, FieldInfo) and mark.description), None)
 
 
 def _type(annotation: Any, marks: list[Any], *, defaults: bool, path: str, seen: tuple[type, ...]) -> Json:
@@ -91,14 +98,17 @@ def _type(annotation: Any, marks: list[Any], *, defaults: bool, path: str, seen:
     return schema
 
 
-def _unwrap(annotation: Any, marks: list[Any]) -> tuple[Any, list[Any]]:
-    """Take `Annotated` and `| None` off; Kubernetes expresses "not set" by absence."""
+def _unwrap(annotation: Any, marks: list[Any], *, whole: bool = False) -> tuple[Any, list[Any]]:
+    """Take `Annotated` and `| None` off; Kubernetes expresses "not set" by absence.
+
+    A `Field(...)` among the marks is kept as it is when `whole`, and taken apart into its constraints otherwise.
+    """
     while True:
         origin = get_origin(annotation)
         if origin is Annotated:
             annotation, *more = get_args(annotation)
             for mark in more:
-                marks += mark.metadata if isinstance(mark, FieldInfo) else [mark]
+                marks += mark.metadata if isinstance(mark, FieldInfo) and not whole else [mark]
         elif origin in (Union, types.UnionType) and type(None) in get_args(annotation):
             rest = [each for each in get_args(annotation) if each is not type(None)]
             if len(rest) != 1:

@@ -20,6 +20,8 @@ PERCENT_OR_COUNT = r"^(100|[0-9]{1,2})%$"
 
 Duration = Annotated[str, Field(pattern=DURATION, max_length=32)]
 Name = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=40)]
+
+
 def _count_or_percent(value: int | str) -> int | str:
     if isinstance(value, int) and value < 0:
         raise ValueError("must not be negative")
@@ -69,8 +71,8 @@ def name_limit(characters: int) -> Cel:
 class TemplateMetadata(ApiModel):
     """Labels and annotations added to the built pod."""
 
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels of the pod; those that Shoal sets win.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Annotations of the pod.")
 
 
 class PodTemplate(ApiModel):
@@ -85,26 +87,28 @@ class PodTemplate(ApiModel):
 class ObjectRef(ApiModel):
     """An object of the same namespace, by name."""
 
-    name: Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=63)]
+    name: Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=63, description="Name of the object.")]
 
 
 class SecretKeyRef(ApiModel):
     """One key of a Secret in the same namespace."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
-    key: Annotated[str, Field(min_length=1, max_length=253)]
+    name: Annotated[str, Field(min_length=1, max_length=253, description="Name of the Secret.")]
+    key: Annotated[str, Field(min_length=1, max_length=253, description="Key in the Secret.")]
 
 
 class HostPath(ApiModel):
     """A folder of the node; for one-node clusters and the embedded control plane."""
 
-    path: Annotated[str, Field(pattern=r"^/", max_length=1024)]
+    path: Annotated[str, Field(pattern=r"^/", max_length=1024, description="Absolute path on the node.")]
 
 
 class ClaimVolume(ApiModel):
     """A PersistentVolumeClaim, ReadWriteMany where pods run on several nodes."""
 
-    claim_name: Annotated[str, Field(pattern=DNS_LABEL, max_length=63)]
+    claim_name: Annotated[
+        str, Field(pattern=DNS_LABEL, max_length=63, description="Name of the PersistentVolumeClaim.")
+    ]
 
 
 class SharedStorage(ApiModel):
@@ -141,7 +145,9 @@ class ModelSpec(ApiModel):
             description="hf:ORG/NAME, file:/ABSOLUTE/PATH or pvc:CLAIM/PATH.",
         ),
     ]
-    served_name: Annotated[str, Field(min_length=1, max_length=128)] = "policy"
+    served_name: Annotated[
+        str, Field(min_length=1, max_length=128, description="Name of the model in OpenAI requests.")
+    ] = "policy"
     max_model_len: Annotated[int, Field(ge=16, le=10_000_000, description="Longest context, in tokens.")] = 4096
     dtype: Dtype = Dtype.AUTO
 
@@ -151,5 +157,5 @@ class ReplicaRange(ApiModel):
 
     cel: ClassVar[tuple[Cel, ...]] = (Cel("self.min <= self.max", "min must not be above max"),)
 
-    min: Annotated[int, Field(ge=0, le=100_000)] = 1
-    max: Annotated[int, Field(ge=0, le=100_000)] = 1
+    min: Annotated[int, Field(ge=0, le=100_000, description="Replicas that are always kept.")] = 1
+    max: Annotated[int, Field(ge=0, le=100_000, description="Replicas that are never exceeded.")] = 1

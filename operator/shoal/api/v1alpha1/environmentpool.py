@@ -32,7 +32,7 @@ class EnvironmentSpec(ApiModel):
         ),
     )
 
-    protocol: Protocol
+    protocol: Annotated[Protocol, Field(description="How the environment is reached.")]
     entrypoint: (
         Annotated[
             str,
@@ -44,18 +44,30 @@ class EnvironmentSpec(ApiModel):
         ]
         | None
     ) = None
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    image: (
+        Annotated[
+            str, Field(min_length=1, max_length=512, description="Image of the member; Shoal's own when not set.")
+        ]
+        | None
+    ) = None
     config: FreeForm = Field(default_factory=dict, description="Passed to the adapter of the protocol.")
 
 
 class Variant(ApiModel):
     """A task image of its own inside the pool, sized by its own demand."""
 
-    name: Name
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    entrypoint: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    name: Annotated[Name, Field(description="Name that a lease request asks for.")]
+    image: Annotated[str, Field(min_length=1, max_length=512, description="In place of environment.image.")] | None = (
+        None
+    )
+    entrypoint: (
+        Annotated[str, Field(min_length=1, max_length=512, description="In place of environment.entrypoint.")] | None
+    ) = None
     config: FreeForm = Field(default_factory=dict, description="Merged over environment.config.")
-    weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+    weight: Annotated[
+        int,
+        Field(ge=0, le=1_000_000, description="Share of the members while nobody waits for one variant in particular."),
+    ] = 1
 
 
 class Network(StrEnum):
@@ -69,7 +81,10 @@ class Network(StrEnum):
 class Isolation(ApiModel):
     """What separates an environment from the cluster; no member ever gets a service-account token."""
 
-    runtime_class_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    runtime_class_name: (
+        Annotated[str, Field(min_length=1, max_length=253, description="RuntimeClass of the members, such as gvisor.")]
+        | None
+    ) = None
     network: Network = Network.DENY
 
 
@@ -84,7 +99,7 @@ class ResetPolicy(ApiModel):
     """How a slot is made ready for the next lease."""
 
     verify: bool = Field(True, description="Check the slot after a reset; a slot that fails is quarantined.")
-    timeout: Duration = "60s"
+    timeout: Annotated[Duration, Field(description="A reset that takes longer has failed.")] = "60s"
 
 
 class Lifecycle(ApiModel):
@@ -92,8 +107,12 @@ class Lifecycle(ApiModel):
 
     mode: LifecycleMode = LifecycleMode.PERSISTENT
     reset: ResetPolicy = Field(default_factory=ResetPolicy)
-    max_episodes: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
-    max_age: Duration | None = None
+    max_episodes: (
+        Annotated[int, Field(ge=1, le=1_000_000_000, description="Episodes after which a member is replaced.")] | None
+    ) = None
+    max_age: Annotated[Duration | None, Field(description="Age after which a member is replaced, between leases.")] = (
+        None
+    )
     quarantine: Annotated[
         int, Field(ge=1, le=1000, description="Faults of one slot after which it is quarantined.")
     ] = 1
@@ -102,10 +121,16 @@ class Lifecycle(ApiModel):
 class LeasePolicy(ApiModel):
     """How long a lease lives, and how many may wait for one."""
 
-    heartbeat: Duration = "10s"
-    ttl: Duration = "30s"
-    max_episode_seconds: Annotated[int, Field(ge=1, le=604_800)] = 1800
-    queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
+    heartbeat: Annotated[Duration, Field(description="How often a holder renews its lease.")] = "10s"
+    ttl: Annotated[Duration, Field(description="Time without renewal after which the member takes the slot back.")] = (
+        "30s"
+    )
+    max_episode_seconds: Annotated[
+        int, Field(ge=1, le=604_800, description="Seconds after which a lease ends even when it is renewed.")
+    ] = 1800
+    queue_limit: Annotated[
+        int, Field(ge=0, le=1_000_000, description="Waiting lease requests above which the broker refuses.")
+    ] = 10_000
 
 
 class PoolScale(ApiModel):
@@ -113,32 +138,39 @@ class PoolScale(ApiModel):
 
     cel: ClassVar[tuple[Cel, ...]] = (Cel("self.min <= self.max", "min must not be above max"),)
 
-    min: Annotated[int, Field(ge=0, le=100_000)] = 0
-    max: Annotated[int, Field(ge=0, le=100_000)] = 10
-    buffer: CountOrPercent = 1
+    min: Annotated[int, Field(ge=0, le=100_000, description="Members that are always kept.")] = 0
+    max: Annotated[int, Field(ge=0, le=100_000, description="Members that are never exceeded.")] = 10
+    buffer: Annotated[
+        CountOrPercent,
+        Field(description="Free slots that are kept ready: a number, or a percentage such as 10% of the leased ones."),
+    ] = 1
     refill_rate: Annotated[int, Field(ge=1, le=100_000, description="Members created per second at most.")] = 100
     max_pending: Annotated[int, Field(ge=1, le=100_000, description="Members that may be starting at once.")] = 1000
-    scale_down_delay: Duration = "60s"
+    scale_down_delay: Annotated[
+        Duration, Field(description="How long members must have been surplus before they are removed.")
+    ] = "60s"
 
 
 class EnvironmentPoolSpec(ApiModel):
     """What the user asks for."""
 
     environment: EnvironmentSpec
-    variants: Annotated[list[Variant], ListMap("name"), Field(max_length=256)] = Field(default_factory=list)
+    variants: Annotated[list[Variant], ListMap("name"), Field(max_length=256)] = Field(
+        default_factory=list, description="Several task images in one pool."
+    )
     replicas: (
         Annotated[
             int, Field(ge=0, le=100_000, description="Pins the number of members; scale then only shapes the pace.")
         ]
         | None
     ) = None
-    slots_per_member: Annotated[int, Field(ge=1, le=1024)] = 1
+    slots_per_member: Annotated[int, Field(ge=1, le=1024, description="Leases that one member serves at once.")] = 1
     template: PodTemplate = Field(default_factory=PodTemplate)
     isolation: Isolation = Field(default_factory=Isolation)
     lifecycle: Lifecycle = Field(default_factory=Lifecycle)
     lease: LeasePolicy = Field(default_factory=LeasePolicy)
     scale: PoolScale = Field(default_factory=PoolScale)
-    suspend: bool = False
+    suspend: Annotated[bool, Field(description="Remove all members and refuse leases; the resource stays.")] = False
 
 
 class SlotCounts(StatusModel):

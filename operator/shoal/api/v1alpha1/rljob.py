@@ -59,7 +59,12 @@ class EnvironmentSource(ApiModel):
         Cel("has(self.ref) != has(self.template)", "exactly one of ref and template must be set"),
     )
 
-    name: Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=16)]
+    name: Annotated[
+        str,
+        Field(
+            pattern=DNS_LABEL, min_length=1, max_length=16, description="Name by which tasks and the report call it."
+        ),
+    ]
     ref: ObjectRef | None = None
     template: PoolTemplate | None = None
 
@@ -86,18 +91,35 @@ class Harness(ApiModel):
     )
 
     type: HarnessType = HarnessType.CHAT
-    module: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=256)] | None = None
-    system_prompt: Annotated[str, Field(max_length=65_536)] = ""
+    module: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+                max_length=256,
+                description="module:function of an agent that talks to the model through its OpenAI address.",
+            ),
+        ]
+        | None
+    ) = None
+    system_prompt: Annotated[
+        str, Field(max_length=65_536, description="First message of every episode; none when empty.")
+    ] = ""
     invalid_action: InvalidActionPolicy = InvalidActionPolicy.TERMINATE
-    config: FreeForm = Field(default_factory=dict)
+    config: FreeForm = Field(default_factory=dict, description="Passed to the harness.")
 
 
 class Sampling(ApiModel):
     """How tokens are drawn while training."""
 
-    temperature: Decimal = "1.0"
-    top_p: Decimal = "1.0"
-    max_tokens_per_turn: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    temperature: Annotated[Decimal, Field(description="Temperature, as decimal text.")] = "1.0"
+    top_p: Annotated[
+        Decimal,
+        Field(description="Nucleus share, as decimal text; below 1 the log-probs of engine and trainer differ."),
+    ] = "1.0"
+    max_tokens_per_turn: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Tokens that one model call may generate.")
+    ] = 256
 
 
 class TurnBudget(StrEnum):
@@ -114,7 +136,7 @@ class Agents(ApiModel):
     concurrency: Annotated[int, Field(ge=1, le=10_000, description="Episodes that one agent process runs at once.")] = (
         32
     )
-    max_turns: Annotated[int, Field(ge=1, le=100_000)] = 32
+    max_turns: Annotated[int, Field(ge=1, le=100_000, description="Turns after which an episode is truncated.")] = 32
     turn_budget: TurnBudget = TurnBudget.FIXED
     sampling: Sampling = Field(default_factory=Sampling)
     template: PodTemplate = Field(default_factory=PodTemplate)
@@ -135,8 +157,8 @@ class Store(ApiModel):
 class SeedRange(ApiModel):
     """Tasks that differ by their seed alone."""
 
-    start: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
-    count: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+    start: Annotated[int, Field(ge=0, le=2_147_483_647, description="First seed.")] = 0
+    count: Annotated[int, Field(ge=1, le=100_000_000, description="Number of seeds.")] = 1_000_000
 
 
 class TaskSource(ApiModel):
@@ -150,7 +172,13 @@ class TaskSource(ApiModel):
     )
 
     seeds: SeedRange | None = None
-    inline: Annotated[list[FreeForm], Field(max_length=1000)] | None = None
+    inline: (
+        Annotated[
+            list[FreeForm],
+            Field(max_length=1000, description="The tasks themselves; each is passed to the environment."),
+        ]
+        | None
+    ) = None
     file: (
         Annotated[str, Field(pattern=r"^/", max_length=1024, description="A JSON Lines file on the shared volume.")]
         | None
@@ -181,11 +209,16 @@ class Sampler(StrEnum):
 class Evaluation(ApiModel):
     """Fresh episodes, never trained on, that measure a weight version."""
 
-    episodes: Annotated[int, Field(ge=1, le=100_000)] = 100
-    seeds_start: Annotated[int, Field(ge=0, le=2_147_483_647)] = 1_000_000_000
-    temperature: Decimal = "1.0"
+    episodes: Annotated[int, Field(ge=1, le=100_000, description="Episodes of one evaluation.")] = 100
+    seeds_start: Annotated[
+        int,
+        Field(ge=0, le=2_147_483_647, description="First seed of the evaluation; keep it outside the training seeds."),
+    ] = 1_000_000_000
+    temperature: Annotated[Decimal, Field(description="Temperature while evaluating, as decimal text.")] = "1.0"
     every: Annotated[int, Field(ge=1, le=1_000_000, description="Also after every so many steps.")] | None = None
-    success_threshold: Decimal = "1.0"
+    success_threshold: Annotated[
+        Decimal, Field(description="Reward from which an episode counts as a success, as decimal text.")
+    ] = "1.0"
     optimum: (
         Annotated[Decimal, Field(description="Mean success of an optimal policy, for the report; it decides nothing.")]
         | None
@@ -197,14 +230,23 @@ class Data(ApiModel):
 
     store: Store = Field(default_factory=Store)
     tasks: TaskSource = Field(default_factory=lambda: TaskSource(seeds=SeedRange()))
-    group_size: Annotated[int, Field(ge=2, le=1024)] = 8
+    group_size: Annotated[
+        int, Field(ge=2, le=1024, description="Episodes of one task that are compared with each other.")
+    ] = 8
     sampler: Sampler = Sampler.UNIFORM
     allocator: Allocator = Allocator.FIXED
     max_staleness: Annotated[
         int, Field(ge=0, le=1000, description="Weight versions a trained token may lag behind.")
     ] = 2
     zero_variance: ZeroVariance = ZeroVariance.DROP
-    max_consecutive_faults: Annotated[int, Field(ge=1, le=100_000)] = 10
+    max_consecutive_faults: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Infrastructure faults in a row (engine, environment, grader) that stop the job.",
+        ),
+    ] = 10
     evaluation: Evaluation | None = None
     template: PodTemplate = Field(default_factory=PodTemplate)
 
@@ -212,8 +254,10 @@ class Data(ApiModel):
 class Strategy(ApiModel):
     """A named strategy of a registry, and its parameters."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    parameters: FreeForm = Field(default_factory=dict)
+    name: Annotated[str, Field(min_length=1, max_length=128, description="Name in the registry.")]
+    parameters: FreeForm = Field(
+        default_factory=dict, description="Parameters of the strategy; the others keep their defaults."
+    )
 
 
 class Algorithm(ApiModel):
@@ -228,23 +272,25 @@ class Algorithm(ApiModel):
 class Batch(ApiModel):
     """What one step consumes."""
 
-    groups: Annotated[int, Field(ge=1, le=100_000)] = 16
-    minibatches: Annotated[int, Field(ge=1, le=1024)] = 1
-    epochs: Annotated[int, Field(ge=1, le=64)] = 1
+    groups: Annotated[int, Field(ge=1, le=100_000, description="Groups that one step trains on.")] = 16
+    minibatches: Annotated[int, Field(ge=1, le=1024, description="Optimizer updates per epoch.")] = 1
+    epochs: Annotated[int, Field(ge=1, le=64, description="Passes over the batch.")] = 1
 
 
 class Optimizer(ApiModel):
     """AdamW and its schedule."""
 
-    learning_rate: Decimal = "1e-6"
+    learning_rate: Annotated[Decimal, Field(description="Peak learning rate, as decimal text.")] = "1e-6"
     decay_to: Annotated[
         Decimal, Field(description="Share of the learning rate that is left at the last step; it falls linearly.")
     ] = "1.0"
-    weight_decay: Decimal = "0.0"
-    grad_clip: Decimal = "1.0"
-    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    beta1: Decimal = "0.9"
-    beta2: Decimal = "0.95"
+    weight_decay: Annotated[Decimal, Field(description="Decoupled weight decay, as decimal text.")] = "0.0"
+    grad_clip: Annotated[Decimal, Field(description="Largest norm of a gradient, as decimal text.")] = "1.0"
+    warmup_steps: Annotated[
+        int, Field(ge=0, le=1_000_000, description="Steps over which the learning rate rises from 0.")
+    ] = 0
+    beta1: Annotated[Decimal, Field(description="Decay of the first moment, as decimal text.")] = "0.9"
+    beta2: Annotated[Decimal, Field(description="Decay of the second moment, as decimal text.")] = "0.95"
 
 
 class Ray(ApiModel):
@@ -264,15 +310,15 @@ class Ray(ApiModel):
 class Checkpoint(ApiModel):
     """How often a step can be resumed from, and how many are kept."""
 
-    every: Annotated[int, Field(ge=1, le=100_000)] = 1
-    keep: Annotated[int, Field(ge=1, le=1000)] = 2
+    every: Annotated[int, Field(ge=1, le=100_000, description="Steps between checkpoints.")] = 1
+    keep: Annotated[int, Field(ge=1, le=1000, description="Checkpoints that are kept.")] = 2
 
 
 class Trainer(ApiModel):
     """The process that turns trajectories into weights."""
 
     algorithm: Algorithm = Field(default_factory=Algorithm)
-    steps: Annotated[int, Field(ge=1, le=100_000_000)]
+    steps: Annotated[int, Field(ge=1, le=100_000_000, description="Steps after which the job is complete.")]
     batch: Batch = Field(default_factory=Batch)
     optimizer: Optimizer = Field(default_factory=Optimizer)
     ray: Ray = Field(default_factory=Ray)
@@ -283,15 +329,15 @@ class Trainer(ApiModel):
 class BackoffLimit(ApiModel):
     """Failures of a role after which the job fails; a role's own restarts count."""
 
-    trainer: Annotated[int, Field(ge=0, le=10_000)] = 6
-    data: Annotated[int, Field(ge=0, le=10_000)] = 6
-    agents: Annotated[int, Field(ge=0, le=10_000)] = 20
+    trainer: Annotated[int, Field(ge=0, le=10_000, description="Failures of the trainer.")] = 6
+    data: Annotated[int, Field(ge=0, le=10_000, description="Failures of the data manager.")] = 6
+    agents: Annotated[int, Field(ge=0, le=10_000, description="Failures of agents, all together.")] = 20
 
 
 class SuccessPolicy(ApiModel):
     """Stops the job before its last step, once the policy is good enough."""
 
-    reward: Decimal
+    reward: Annotated[Decimal, Field(description="Mean reward that ends the job, as decimal text.")]
     window: Annotated[int, Field(ge=1, le=100_000, description="Trained steps whose mean reward must reach it.")] = 5
 
 
@@ -305,19 +351,43 @@ class RLJobSpec(ApiModel):
 
     model: ModelSpec
     fleet: FleetSource
-    environments: Annotated[list[EnvironmentSource], ListMap("name"), Field(min_length=1, max_length=16)]
+    environments: Annotated[
+        list[EnvironmentSource],
+        ListMap("name"),
+        Field(min_length=1, max_length=16, description="The pools that agents lease from."),
+    ]
     agents: Agents = Field(default_factory=Agents)
     data: Data = Field(default_factory=Data)
     trainer: Trainer
     storage: SharedStorage
-    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
-    suspend: bool = False
-    managed_by: Annotated[str, Field(min_length=1, max_length=63), immutable("managedBy")] = "rl.shoal.dev/operator"
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
-    active_deadline_seconds: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
+    seed: Annotated[
+        int, Field(ge=0, le=2_147_483_647, description="Seed of everything that is drawn at random by Shoal itself.")
+    ] = 0
+    suspend: Annotated[
+        bool, Field(description="Stop the job's pods; it resumes from its checkpoint when this is false again.")
+    ] = False
+    managed_by: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=63,
+            description="Another controller's name hands the job over to it, such as kueue.x-k8s.io/multikueue.",
+        ),
+        immutable("managedBy"),
+    ] = "rl.shoal.dev/operator"
+    ttl_seconds_after_finished: (
+        Annotated[int, Field(ge=0, le=2_147_483_647, description="Seconds after its end at which the job is deleted.")]
+        | None
+    ) = None
+    active_deadline_seconds: (
+        Annotated[int, Field(ge=1, le=2_147_483_647, description="Seconds after its start at which the job fails.")]
+        | None
+    ) = None
     backoff_limit: BackoffLimit = Field(default_factory=BackoffLimit)
     success_policy: SuccessPolicy | None = None
-    priority_class_name: Annotated[str, Field(max_length=253)] | None = None
+    priority_class_name: (
+        Annotated[str, Field(max_length=253, description="PriorityClass of the job's pods.")] | None
+    ) = None
 
 
 class JobPhase(StrEnum):

@@ -33,15 +33,20 @@ class EngineSpec(ApiModel):
     args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = Field(
         default_factory=list, description="Engine arguments, such as --kv-cache-memory-bytes=64M."
     )
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    image: (
+        Annotated[
+            str, Field(min_length=1, max_length=512, description="Image of the engine; Shoal's own when not set.")
+        ]
+        | None
+    ) = None
 
 
 class WorkerGroup(ApiModel):
     """Engines of one shape."""
 
-    name: Name
+    name: Annotated[Name, Field(description="Name of the group, part of its engines' names.")]
     template: PodTemplate = Field(default_factory=PodTemplate)
-    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    tensor_parallel: Annotated[int, Field(ge=1, le=64, description="GPUs over which one engine spreads the model.")] = 1
     replicas: ReplicaRange = Field(default_factory=ReplicaRange)
 
 
@@ -70,9 +75,19 @@ class WeightsPolicy(ApiModel):
     """How a new weight version reaches the engines."""
 
     strategy: UpdateStrategy = UpdateStrategy.ROLLING
-    max_unavailable: CountOrPercent = 1
+    max_unavailable: Annotated[
+        CountOrPercent,
+        Field(description="Engines that may load weights at once: a number, or a percentage such as 25%."),
+    ] = 1
     in_flight: InFlight = InFlight.KEEP_AND_CONTINUE
-    drain_seconds: Annotated[int, Field(ge=0, le=86_400)] = 30
+    drain_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=86_400,
+            description="With inFlight Drain: seconds that running requests are given before they are aborted.",
+        ),
+    ] = 30
     transport: Transport = Transport.FILESYSTEM
 
 
@@ -88,8 +103,12 @@ class Routing(ApiModel):
     """How requests are spread over engines, and how many may wait."""
 
     policy: RoutingPolicy = RoutingPolicy.LEAST_LOADED
-    max_in_flight_per_engine: Annotated[int, Field(ge=1, le=100_000)] = 256
-    queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
+    max_in_flight_per_engine: Annotated[
+        int, Field(ge=1, le=100_000, description="Requests that one engine gets at once; more wait in the gateway.")
+    ] = 256
+    queue_limit: Annotated[
+        int, Field(ge=0, le=1_000_000, description="Waiting requests above which the gateway refuses with 429.")
+    ] = 10_000
 
 
 class FleetAutoscale(ApiModel):
@@ -98,9 +117,15 @@ class FleetAutoscale(ApiModel):
     target_queue: Annotated[
         int, Field(ge=1, le=100_000, description="Waiting requests per engine that are tolerated.")
     ] = 8
-    target_kv_use_percent: Annotated[int, Field(ge=1, le=100)] = 80
-    scale_up_window: Duration = "30s"
-    scale_down_window: Duration = "5m"
+    target_kv_use_percent: Annotated[
+        int, Field(ge=1, le=100, description="Share of the key-value cache in use that is tolerated.")
+    ] = 80
+    scale_up_window: Annotated[
+        Duration, Field(description="How long a target must be exceeded before an engine is added.")
+    ] = "30s"
+    scale_down_window: Annotated[
+        Duration, Field(description="How long engines must have been surplus before one is removed.")
+    ] = "5m"
 
 
 class RolloutFleetSpec(ApiModel):
@@ -120,13 +145,13 @@ class RolloutFleetSpec(ApiModel):
         | None
     ) = None
     worker_groups: Annotated[list[WorkerGroup], ListMap("name"), Field(min_length=1, max_length=16)] = Field(
-        default_factory=lambda: [WorkerGroup(name="default")]
+        default_factory=lambda: [WorkerGroup(name="default")], description="Engines by shape; filled in this order."
     )
     weights: WeightsPolicy = Field(default_factory=WeightsPolicy)
     routing: Routing = Field(default_factory=Routing)
     autoscale: FleetAutoscale = Field(default_factory=FleetAutoscale)
     storage: SharedStorage | None = None
-    suspend: bool = False
+    suspend: Annotated[bool, Field(description="Remove all engines; the resource stays.")] = False
 
 
 class EnginePhase(StrEnum):
@@ -160,7 +185,7 @@ class WeightVersions(StatusModel):
 
 
 class FleetUsage(StatusModel):
-    """Seconds since the engines started, summed over engines: there, with a request executing; written only while busy."""
+    """Seconds since the engines started, summed: there, with a request executing; written only while busy."""
 
     engine_seconds: int = 0
     busy_seconds: int = 0
