@@ -27,7 +27,7 @@ from shoal.api.services.trajectories import (
     TrainTrajectory,
 )
 from shoal_workers.service import ProblemError, Service, read, reply
-from shoal_workers.trainer.checkpoint import Progress
+from shoal_workers.trainer.progress import Progress
 
 MakeGroups = Callable[[int], list[TrainGroup]]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from shoal_workers.trainer import checkpoint, publish
-from shoal_workers.trainer.checkpoint import Progress
 from shoal_workers.trainer.files import new_folder, numbered, sha256
 from shoal_workers.trainer.model import load_model
+from shoal_workers.trainer.progress import Progress
 from tests.models import write_model
 
 

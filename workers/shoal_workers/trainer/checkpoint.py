@@ -9,27 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from shoal_workers.trainer.files import new_folder, numbered
+from shoal_workers.trainer.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
 LEARNER = "learner.pt"
-
-
-class Progress(BaseModel):
-    """Where a job stands: steps done, the newest weight version, and the batches that these weights have learned from.
-
-    `consumed` need only go back as far as the data manager may not have heard of it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    step: int = Field(0, ge=0)
-    version: int = Field(0, ge=0)
-    consumed: tuple[str, ...] = ()
 
 
 def save(folder: Path, progress: Progress, state: Mapping[str, Any], keep: int) -> None:

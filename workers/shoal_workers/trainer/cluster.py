@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from shoal.api.services.models import WeightsTarget
 from shoal.api.services.roles.trainer import TrainerConfig
 from shoal_workers.service.config import ConfigurationError
-from shoal_workers.trainer.checkpoint import Progress
+from shoal_workers.trainer.progress import Progress
 
 _MEGABYTE = 1 << 20
 
@@ -36,44 +39,40 @@ class RayLearner:
         import ray
 
         try:
-            ray.init(**self._options())
+            with _signals_kept():
+                await asyncio.to_thread(ray.init, **self._options())
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigurationError("ray_address", f"no Ray cluster: {error}") from None
-        from shoal_workers.trainer.worker import LearnerWorker
-
-        actor = ray.remote(num_cpus=self._config.learner_threads, max_restarts=0)(LearnerWorker)
-        try:
-            self._actor = actor.remote(self._config)
-            await self._actor.__ray_ready__.remote()
-        except ray.exceptions.RayActorError as error:
-            raise _cause(error) from None
+        self._actor = ray.remote(num_cpus=self._config.learner_threads, max_restarts=0)(_Actor).remote()
+        if wrong := await self._actor.start.remote(self._config):
+            raise ConfigurationError(*wrong)
 
     async def restore(self) -> Progress:
         """See LearnerWorker."""
-        progress: Progress = await self._actor.restore.remote()
+        progress: Progress = await self._call("restore")
         return progress
 
     async def train(self, batch: bytes, step: int, version: int) -> dict[str, float]:
         """See LearnerWorker."""
-        figures: dict[str, float] = await self._actor.train.remote(batch, step, version)
+        figures: dict[str, float] = await self._call("train", batch, step, version)
         return figures
 
     async def renumber(self, version: int) -> None:
         """See LearnerWorker."""
-        await self._actor.renumber.remote(version)
+        await self._call("renumber", version)
 
     async def save(self, progress: Progress) -> None:
         """See LearnerWorker."""
-        await self._actor.save.remote(progress)
+        await self._call("save", progress)
 
     async def publish(self, version: int, step: int, in_use: Collection[int]) -> WeightsTarget:
         """See LearnerWorker."""
-        target: WeightsTarget = await self._actor.publish.remote(version, step, list(in_use))
+        target: WeightsTarget = await self._call("publish", version, step, list(in_use))
         return target
 
     async def latest(self) -> WeightsTarget | None:
         """See LearnerWorker."""
-        target: WeightsTarget | None = await self._actor.latest.remote()
+        target: WeightsTarget | None = await self._call("latest")
         return target
 
     async def close(self) -> None:
@@ -81,6 +80,9 @@ class RayLearner:
         import ray
 
         ray.shutdown()
+
+    async def _call(self, name: str, *arguments: Any) -> Any:
+        return await self._actor.call.remote(name, arguments)
 
     def _options(self) -> dict[str, Any]:
         common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
@@ -106,10 +108,33 @@ def session_folder(folder: str) -> Path:
     return path
 
 
-def _cause(error: Exception) -> Exception:
-    """What the actor's constructor raised, where it says so."""
-    cause = getattr(error, "cause", None) or error
-    for candidate in (cause, getattr(cause, "cause", None)):
-        if isinstance(candidate, ConfigurationError):
-            return candidate
-    return ConfigurationError("model", str(error).strip().splitlines()[-1])
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Give SIGTERM and SIGINT back to whoever handles them: Ray takes both, and then a graceful stop aborts."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+class _Actor:
+    """A LearnerWorker that is imported where it runs: this process has no need of torch."""
+
+    def __init__(self) -> None:
+        self._worker: Any = None
+
+    def start(self, config: TrainerConfig) -> tuple[str, str] | None:
+        """Load the model; the wrong field and why, where it cannot be (not every exception crosses processes)."""
+        from shoal_workers.trainer.worker import LearnerWorker
+
+        try:
+            self._worker = LearnerWorker(config)
+        except ConfigurationError as error:
+            return error.field, error.cause
+        return None
+
+    def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        """Call a method of the worker."""
+        return getattr(self._worker, name)(*arguments)

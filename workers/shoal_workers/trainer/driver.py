@@ -12,9 +12,9 @@ from shoal.api.services.models import WeightsTarget
 from shoal.api.services.roles.trainer import TrainerConfig
 from shoal.api.services.training import TrainerPhase, TrainerStatus
 from shoal.api.services.trajectories import Batch
-from shoal_workers.trainer.checkpoint import Progress
 from shoal_workers.trainer.handle import LearnerHandle
 from shoal_workers.trainer.peers import DataManager, Gateway
+from shoal_workers.trainer.progress import Progress
 
 logger = logging.getLogger(__name__)
 

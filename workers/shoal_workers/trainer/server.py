@@ -72,9 +72,6 @@ async def _drive(driver: TrainerDriver, service: Service) -> None:
 
 def _check(config: TrainerConfig) -> None:
     """What can be known to fail before anything is started."""
-    from shoal_workers.trainer.algorithm import learning_rule
-
-    learning_rule(config.algorithm)
     folder = Path(config.folder)
     try:
         for name in ("versions", "checkpoints"):

@@ -12,9 +12,9 @@ from shoal.api.services.roles.trainer import TrainerConfig
 from shoal.api.services.trajectories import Batch
 from shoal_workers.trainer import checkpoint, publish
 from shoal_workers.trainer.algorithm import learning_rule
-from shoal_workers.trainer.checkpoint import Progress
 from shoal_workers.trainer.learner import Learner
 from shoal_workers.trainer.model import load_model
+from shoal_workers.trainer.progress import Progress
 
 
 class LearnerWorker:
