@@ -102,8 +102,8 @@ def due(pod: Pod, records: Records) -> list[Container]:
 def initialized(container: Container, record: ContainerRecord) -> bool:
     """Whether what comes after this init container or sidecar may start."""
     if container.kind is Kind.SIDECAR:
-        # Once it has been up, a crash of a sidecar does not hold back the containers after it.
-        return record.started or record.attempt > 1
+        # Once it has been up, its end does not hold back the containers after it.
+        return record.was_up
     return record.ended is not None and record.ended.exit_code == 0
 
 

@@ -32,7 +32,8 @@ class ContainerRecord:
     """One container: what its current run is like. `shim` is set while it runs.
 
     `attempt` counts starts from 1; `crashes` the restarts whose back-off is in force; `retry_at` (epoch seconds) is the
-    time before which no start is tried; `waiting` says why it has not been started.
+    time before which no start is tried; `waiting_…` says why it has not been started. `started` and `ready` are what
+    probes say of this run, `was_up` that some run has got that far.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ContainerRecord:
     waiting_message: str = ""
     retry_at: float = 0.0
     crashes: int = 0
+    was_up: bool = False
     started: bool = False
     ready: bool = False
     stopping: bool = False

@@ -219,7 +219,7 @@ class ContainerRunner:
 
     def _set_started(self) -> None:
         if not self.record.started:
-            self.record.started = True
+            self.record.started = self.record.was_up = True
             self._save()
             self._changed()
 

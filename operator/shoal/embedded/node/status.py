@@ -27,6 +27,7 @@ def build_status(pod: Pod, records: Records, place: Place, now: float, before: J
     before = before or pod.body.get("status") or {}
     failed = place.pod.failed_reason
     phase = phase_of(pod, records, failed=bool(failed))
+    over = pod.deleting or phase in (Phase.SUCCEEDED, Phase.FAILED)
     early = [container for container in pod.containers if container.kind is not Kind.MAIN]
     main = [container for container in pod.containers if container.kind is Kind.MAIN]
     status: Json = {
@@ -37,10 +38,12 @@ def build_status(pod: Pod, records: Records, place: Place, now: float, before: J
         "podIPs": [{"ip": place.pod.ip}],
         "startTime": format_time(place.pod.started_at),
         "conditions": _conditions(pod, records, phase, before, now),
-        "containerStatuses": [_container_status(pod, container, records, now) for container in main],
+        "containerStatuses": [_container_status(pod, container, records, now, over=over) for container in main],
     }
     if early:
-        status["initContainerStatuses"] = [_container_status(pod, container, records, now) for container in early]
+        status["initContainerStatuses"] = [
+            _container_status(pod, container, records, now, over=over) for container in early
+        ]
     if failed:
         status |= {"reason": failed, "message": place.pod.failed_message}
     return status
@@ -86,7 +89,7 @@ def _dated(name: str, condition: Json, known: Json | None, now: float) -> Json:
     return {"type": name, **condition, "lastTransitionTime": since}
 
 
-def _container_status(pod: Pod, container: Container, records: Records, now: float) -> Json:
+def _container_status(pod: Pod, container: Container, records: Records, now: float, *, over: bool) -> Json:
     record = records[container.name]
     status: Json = {
         "name": container.name,
@@ -95,7 +98,7 @@ def _container_status(pod: Pod, container: Container, records: Records, now: flo
         "ready": record.ready or (container.kind is Kind.INIT and initialized(container, record)),
         "started": record.started,
         "restartCount": record.restarts,
-        "state": _state(pod, container, record, now),
+        "state": _state(pod, container, record, now, over=over),
         "lastState": {},
     }
     if record.attempt:
@@ -106,13 +109,13 @@ def _container_status(pod: Pod, container: Container, records: Records, now: flo
     return status
 
 
-def _state(pod: Pod, container: Container, record: ContainerRecord, now: float) -> Json:
+def _state(pod: Pod, container: Container, record: ContainerRecord, now: float, *, over: bool) -> Json:
     if record.running:
         return {"running": {"startedAt": format_time(record.started_at)}}
     if record.waiting_reason:
         return {"waiting": {"reason": record.waiting_reason, "message": record.waiting_message}}
     if record.ended is not None:
-        again = not pod.deleting and restarts(pod, container, record)
+        again = not over and restarts(pod, container, record)
         if again and container.kind is Kind.INIT and record.ended.exit_code == 0:
             again = False
         if again and record.retry_at > now:
