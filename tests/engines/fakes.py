@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shoal.api.services.models import FinishReason
 from shoal_workers.engines.core import Call, Core, CoreError, Finished, Load, PromptError
-from shoal_workers.engines.spans import spans_of
+from shoal_workers.tokens.spans import spans_of
 
 
 def fake_logprob(version: int) -> float:

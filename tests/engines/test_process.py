@@ -67,6 +67,39 @@ def test_reference_engine_serves_and_stops(tmp_path: Path) -> None:
         engine.process.wait()
 
 
+LOSES_ITS_CORE = """
+import asyncio
+from shoal.api.services.models import GenerateRequest
+from shoal_workers.engines.engine import Engine
+from shoal_workers.engines.server import _on_core_lost
+from tests.engines.fakes import FakeCore
+
+async def main():
+    core = FakeCore()
+    engine = Engine("e", core, on_failure=_on_core_lost)
+    await engine.start()
+    core.fail_step = True
+    try:
+        await engine.generate(GenerateRequest(request_id="r", prompt_token_ids=[1]))
+    except Exception as error:
+        print(error, flush=True)
+    await asyncio.sleep(30)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_without_its_core_ends_after_telling_its_callers(tmp_path: Path) -> None:
+    """A pod whose core is dead but whose process lives would never be restarted."""
+    words = tmp_path / "words"
+    environment = {**os.environ, "SHOAL_TERMINATION_LOG": str(words)}
+    command = [sys.executable, "-c", LOSES_ITS_CORE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    assert "engine-dead: e lost its core" in done.stdout
+    assert "kernel fault" in words.read_text()
+
+
 def test_gateway_process_starts_small_and_stops(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     gateway = start({"model": str(tmp_path)}, role="gateway")

@@ -25,7 +25,7 @@ from shoal_workers.gateway.server import make_gateway
 from shoal_workers.service import ProblemError, ServiceClient, serving
 from tests.engines.fake_process import FakeProcess, fake_process
 from tests.engines.fakes import FakeCore, fake_logprob
-from tests.gateway.fleets import INTERVAL, TOKEN, Fleet, fleet, request, routed
+from tests.gateway.fleets import INTERVAL, TOKEN, Fleet, fleet, request, routed, until
 from tests.models import write_tokenizer
 
 
@@ -261,6 +261,17 @@ async def test_a_request_that_kills_engines_does_not_take_the_fleet_along() -> N
         assert (await running.status()).retries == LOSSES - 1
 
 
+async def test_a_caller_that_hangs_up_frees_its_place_at_the_engine() -> None:
+    async with fleet("a") as running:
+        calls = [asyncio.create_task(running.generate(100_000)) for _ in range(3)]
+        await running.until(lambda status: status.running == 3)
+        for call in calls:
+            call.cancel()
+        await running.until(lambda status: status.running == 0)
+        await until(lambda: _none_left(running))
+        check(await running.generate(3), 3)
+
+
 async def test_refuses_when_the_queue_is_full_and_without_a_token() -> None:
     async with fleet(queue_limit=0) as running:
         with pytest.raises(ProblemError, match="queue-full") as full:
@@ -333,3 +344,7 @@ async def test_sessions_record_token_calls() -> None:
 def fake_process_of(running: Fleet, name: str, load: float = 0.0) -> AbstractContextManager[FakeProcess]:
     """An engine process that talks to this fleet's gateway."""
     return fake_process(running.url, name, load=load, token=TOKEN)
+
+
+async def _none_left(running: Fleet) -> bool | None:
+    return True if running.engines["a"].status().running == 0 else None

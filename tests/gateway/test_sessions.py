@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from shoal.api.services.common import VersionSpan
 from shoal.api.services.models import FinishReason, GenerateRequest, GenerateResult, SamplingParameters
 from shoal.api.services.trajectories import Segment
-from shoal_workers.engines.spans import joined, spans_of
 from shoal_workers.gateway.pieces import Pieces
 from shoal_workers.gateway.sessions import Sessions
 from shoal_workers.service import ProblemError
+from shoal_workers.tokens.spans import joined, spans_of
 
 
 def result(tokens: list[int], versions: list[int], reason: FinishReason = FinishReason.STOP) -> GenerateResult:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from shoal.api.services.models import FinishReason
 from shoal_workers.engines.core import Call, Core, CoreError, Finished, Load, PromptError
-from shoal_workers.engines.spans import spans_of
+from shoal_workers.tokens.spans import spans_of
 
 # More sequences in one forward pass would need memory that grows with vocabulary x length x batch.
 LARGEST_BATCH = 256

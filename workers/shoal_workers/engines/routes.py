@@ -7,17 +7,24 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from shoal.api.services.models import AbortRequest, GenerateRequest, GenerateResult, WeightsUpdate
+from shoal.api.services.models import AbortRequest, GenerateRequest, WeightsUpdate
 from shoal_workers.engines.engine import Engine
 from shoal_workers.service import ProblemError, Service, read, reply
+from shoal_workers.service.abandon import CLIENT_CLOSED_REQUEST, Abandon, AbandonedError
 from shoal_workers.service.problems import problem_response
+from shoal_workers.tokens.results import encode_result
 
 
 def add_routes(service: Service, engine: Engine) -> None:
     """Generation, abort, weights, and a liveness that ends with the core."""
 
     async def generate(request: Request) -> Response:
-        result = await engine.generate(await read(request, GenerateRequest))
+        call = await read(request, GenerateRequest)
+        try:
+            with Abandon(request):
+                result = await engine.generate(call)
+        except AbandonedError:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         return Response(encode_result(result), media_type="application/json")
 
     async def abort(request: Request) -> Response:
@@ -39,16 +46,3 @@ def add_routes(service: Service, engine: Engine) -> None:
     service.app.router.routes.insert(0, Route("/abort", abort, methods=["POST"]))
     service.app.router.routes.insert(0, Route("/weights", weights, methods=["POST"]))
     service.app.router.routes.insert(0, Route("/healthz", healthz))
-
-
-def encode_result(result: GenerateResult) -> bytes:
-    """The result as JSON, without a model's serialiser on the way."""
-    return orjson.dumps(
-        {
-            "token_ids": result.token_ids,
-            "logprobs": result.logprobs,
-            "versions": [{"version": span.version, "start": span.start, "end": span.end} for span in result.versions],
-            "finish_reason": result.finish_reason.value,
-            "engine": result.engine,
-        }
-    )

@@ -8,7 +8,7 @@ import orjson
 
 from shoal.api.services.common import VersionSpan
 from shoal.api.services.models import FinishReason, GenerateRequest, GenerateResult
-from shoal_workers.engines.spans import joined
+from shoal_workers.tokens.spans import joined
 
 
 @dataclass(slots=True)

@@ -9,13 +9,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shoal.api.services.models import EngineReport, GenerateRequest, GenerateResult, WeightsTarget
-from shoal_workers.engines.routes import encode_result
 from shoal_workers.gateway.calls import Calls
 from shoal_workers.gateway.engines import Engines
 from shoal_workers.gateway.sessions import Sessions
 from shoal_workers.gateway.status import Overview
 from shoal_workers.service import ProblemError, Service, read, reply
+from shoal_workers.service.abandon import CLIENT_CLOSED_REQUEST, Abandon, AbandonedError
 from shoal_workers.service.app import invalid_request
+from shoal_workers.tokens.results import encode_result
 
 _JSON = "application/json"
 
@@ -25,13 +26,22 @@ def add_generate_routes(service: Service, calls: Calls, sessions: Sessions) -> N
 
     async def generate(request: Request) -> Response:
         body = await request.body()
-        outcome = await calls.run(_parse(body), body)
+        call = _parse(body)
+        try:
+            with Abandon(request):
+                outcome = await calls.run(call, body)
+        except AbandonedError:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         return Response(encode_result(outcome) if isinstance(outcome, GenerateResult) else outcome, media_type=_JSON)
 
     async def generate_in_session(request: Request) -> Response:
         name = request.path_params["session"]
         call = _parse(await request.body()).model_copy(update={"session": name})
-        result = await calls.generate(call)
+        try:
+            with Abandon(request):
+                result = await calls.generate(call)
+        except AbandonedError:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         sessions.record(name, call.prompt_token_ids, result)
         return Response(encode_result(result), media_type=_JSON)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from shoal.api.services.common import VersionSpan
 from shoal.api.services.models import GenerateResult, SessionRecord, SessionSegment
-from shoal_workers.engines.spans import joined
 from shoal_workers.service import ProblemError
+from shoal_workers.tokens.spans import joined
 
 # A session that nobody has called or read for this long belongs to an agent that is gone.
 TTL_SECONDS = 3600.0

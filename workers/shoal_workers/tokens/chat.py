@@ -87,7 +87,8 @@ class ChatTokenizer:
         if not found or placeholder in after:
             raise TemplateError("chat template: it does not show an assistant's message exactly once")
         prompt = self._text(_OPENING, True)
-        if not prompt.startswith(before):
+        # Where the texts differ by white space alone, their tokens may still be the same, and tokens are what counts.
+        if not prompt.startswith(before) and self.encode(prompt) != self.encode(before):
             raise TemplateError(
                 "chat template: not prefix-stable, later messages change how the conversation's start is written "
                 f"({before!r} instead of {prompt!r})"
