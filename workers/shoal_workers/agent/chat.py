@@ -1,7 +1,7 @@
 """The Chat harness: observations as user messages, answers as actions, and never a token made twice.
 
-The conversation is kept as token ids. What the policy sampled goes back to it as the very tokens it sampled; each new observation adds
-exactly the tokens that the chat template puts around it.
+The conversation is kept as token ids. What the policy sampled goes back to it as the very tokens it sampled; each new
+observation adds exactly the tokens that the chat template puts around it.
 """
 
 import logging
@@ -62,7 +62,9 @@ class ChatHarness:
         return await episode.environment.reset(task.get("seed"), task, episode.assignment.id)
 
     async def _resume(self, episode: Episode) -> StepResult | None:
-        """Replay the actions; None when the environment does not come to the same observations, so that all starts anew."""
+        """Replay the actions; None when the environment does not come to the same observations, so that all starts
+        anew.
+        """
         prefix = episode.assignment.resume
         assert prefix is not None
         (segment,) = prefix.segments

@@ -1,4 +1,6 @@
-"""The agent's side of the data manager: assignments claimed, renewed and answered, with a manager that may be away for a while."""
+"""The agent's side of the data manager: assignments claimed, renewed and answered, with a manager that may be away for
+a while.
+"""
 
 import asyncio
 import logging

@@ -71,7 +71,8 @@ class EpisodeRun:
         """Play inside a lease, which is given back whatever happens."""
         broker = self._services.brokers.get(self.assignment.environment)
         if broker is None:
-            raise EpisodeFaultError(EpisodeOutcome.AGENT_ERROR, f"no pool for environment {self.assignment.environment!r}")
+            unknown = f"no pool for environment {self.assignment.environment!r}"
+            raise EpisodeFaultError(EpisodeOutcome.AGENT_ERROR, unknown)
         lease = await self._acquire(broker)
         outcome = Outcome.DIRTY
         try:

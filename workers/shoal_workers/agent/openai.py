@@ -1,7 +1,7 @@
 """The OpenAI harness: any agent program, traced by its base URL alone.
 
-The program gets a base URL of the gateway that belongs to this episode, and the environment. It calls the model with whatever client it
-likes; the gateway records the tokens of its calls, and the trajectory is read from there.
+The program gets a base URL of the gateway that belongs to this episode, and the environment. It calls the model with
+whatever client it likes; the gateway records the tokens of its calls, and the trajectory is read from there.
 """
 
 import asyncio

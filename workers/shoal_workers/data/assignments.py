@@ -1,4 +1,4 @@
-"""Assignments: handed out under a lease, answered by a trajectory or a fault, handed out again when the lease runs out."""
+"""Assignments: handed out under a lease, answered by a trajectory or a fault, and otherwise handed out again."""
 
 import json
 import sqlite3
@@ -12,12 +12,15 @@ from shoal.api.services.trajectories import (
     EpisodeKind,
     EpisodeOutcome,
     FaultReport,
+    HandBack,
     Prefix,
     TrajectoryRecord,
 )
 from shoal_workers.data import meta
 from shoal_workers.data.groups import Groups
-from shoal_workers.data.states import AssignmentState, GroupState, check_assignment
+from shoal_workers.data.staleness import is_stale
+from shoal_workers.data.states import AssignmentState, DropReason, GroupState, check_assignment
+from shoal_workers.data.store import scalar
 from shoal_workers.service import ProblemError
 
 
@@ -37,34 +40,37 @@ class Assignments:
         return changed.rowcount
 
     def claim(self, agent: str, count: int, version: int, now: float, *, training: bool) -> list[Assignment]:
-        """Up to `count` assignments, evaluations first; groups are opened as long as the staleness bound leaves room."""
+        """Up to `count` assignments, evaluations first; groups are opened while the staleness bound leaves room."""
         self.expire(now)
         claimed = list(self._take(agent, count, version, now))
         while training and len(claimed) < count and self.groups.open_next(version):
             claimed += self._take(agent, count - len(claimed), version, now)
         return claimed
 
-    def renew(self, assignment: str, now: float) -> float:
+    def renew(self, assignment: str, attempt: int | None, now: float) -> float:
         """Hold it longer; returns until when. Raises a problem when it is no longer the agent's."""
         row = self._row(assignment)
-        if row["state"] != AssignmentState.ASSIGNED:
-            raise ProblemError("assignment-lost", f"assignment {assignment} is {row['state']}", status=410)
+        if not _held(row, attempt):
+            raise ProblemError("assignment-lost", f"assignment {assignment} is {row['state']} or another's", status=410)
         until = now + self.config.assignment_seconds
         self.connection.execute("UPDATE assignments SET expires_at = ? WHERE id = ?", (until, assignment))
         return until
 
-    def hand_back(self, assignment: str, prefix: Prefix) -> None:
+    def hand_back(self, assignment: str, message: HandBack) -> None:
         """An agent that ends gives it back with what it had reached."""
         row = self._row(assignment)
-        if row["state"] == AssignmentState.ASSIGNED:
+        if _held(row, message.attempt):
             self._move(row, AssignmentState.PENDING)
-            stored = prefix.model_dump_json().encode() if prefix.segments else None
-            self.connection.execute("UPDATE assignments SET resume = ? WHERE id = ?", (stored, assignment))
+            self._keep_prefix(row, message.prefix)
 
     def fail(self, assignment: str, report: FaultReport, now: float) -> None:
-        """A fault: kept for the record, and the episode is run again. An answer that comes twice counts once."""
+        """A fault: kept for the record, and the episode is run again. An answer that comes twice counts once.
+
+        A training episode that fails again and again while others succeed is not the system's fault but its task's:
+        its group is dropped, or it would hold its place, and in the end everybody's, for ever.
+        """
         row = self._row(assignment)
-        if row["state"] != AssignmentState.ASSIGNED:
+        if not _held(row, report.attempt):
             return
         counted = report.outcome is not EpisodeOutcome.CANCELLED and row["claimed_at"] > meta.get_float(
             self.connection, "fault_counted_at"
@@ -75,11 +81,14 @@ class Assignments:
         )
         if counted:
             # Episodes that were under way when the last fault was counted tell of the same cause: one dead member
-            # takes all its episodes along, and that is one fault. Only a later try that fails again is the next in a row.
+            # takes all its episodes along, and that is one fault. Only a later try that fails again is the next in a
+            # row.
             meta.set_float(self.connection, "fault_counted_at", now)
-            meta.set_int(self.connection, "consecutive_faults", meta.get_int(self.connection, "consecutive_faults") + 1)
-            meta.put(self.connection, "last_fault", f"{report.outcome}: {report.detail}")
+            self._count_fault(report)
         self._move(row, AssignmentState.PENDING)
+        self._keep_prefix(row, Prefix())
+        if self._faults_of(assignment) >= self.config.max_consecutive_faults:
+            self._give_up(row, report)
 
     def record(self, record: TrajectoryRecord, now: float) -> Accepted:
         """A trajectory: stored once, whoever posts it; counted into its group if that still waits for it."""
@@ -92,11 +101,17 @@ class Assignments:
             # Its lease ran out, nobody has it yet, and here is the answer after all.
             self._move(row, AssignmentState.ASSIGNED)
             row = self._row(record.assignment_id)
+        group = self.connection.execute("SELECT * FROM groups WHERE id = ?", (row["group_id"],)).fetchone()
         oldest, newest = versions_of(record)
+        if group["kind"] == EpisodeKind.EVALUATE and oldest < group["opened_version"]:
+            # Measured with weights that were not asked for: engines were still loading, or it was begun before.
+            self._move(row, AssignmentState.PENDING)
+            self._keep_prefix(row, Prefix())
+            return Accepted(id=record.assignment_id, state=AssignmentState.PENDING)
         self._move(row, AssignmentState.RECORDED)
         self.connection.execute(
-            "INSERT INTO trajectories (id, group_id, episode_id, reward, outcome, turns, oldest_version, newest_version,"
-            " recorded_at, record) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO trajectories (id, group_id, episode_id, reward, outcome, turns, oldest_version,"
+            " newest_version, recorded_at, record) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.assignment_id,
                 row["group_id"],
@@ -111,9 +126,16 @@ class Assignments:
             ),
         )
         meta.set_int(self.connection, "consecutive_faults", 0)
-        group = self.connection.execute("SELECT * FROM groups WHERE id = ?", (row["group_id"],)).fetchone()
         state = self.groups.recorded(group, oldest) if group["state"] == GroupState.OPEN else group["state"]
         return Accepted(id=record.assignment_id, state=state)
+
+    def _count_fault(self, report: FaultReport) -> None:
+        """One more in a row; too many halt the job for good, as episodes that still run must not hide it."""
+        count = meta.get_int(self.connection, "consecutive_faults") + 1
+        meta.set_int(self.connection, "consecutive_faults", count)
+        if count >= self.config.max_consecutive_faults:
+            cause = f"{count} faults in a row; the last one: {report.outcome}: {report.detail}"
+            meta.put(self.connection, "halted", cause)
 
     def group_of(self, assignment: str) -> int:
         """The group that an assignment belongs to."""
@@ -129,7 +151,8 @@ class Assignments:
         for row in self.connection.execute(query, (count,)).fetchall():
             self._move(row, AssignmentState.ASSIGNED)
             self.connection.execute(
-                "UPDATE assignments SET agent = ?, claimed_at = ?, expires_at = ?, attempts = attempts + 1 WHERE id = ?",
+                "UPDATE assignments SET agent = ?, claimed_at = ?, expires_at = ?, attempts = attempts + 1"
+                " WHERE id = ?",
                 (agent, now, until, row["id"]),
             )
             yield self._message(row, version, until)
@@ -150,8 +173,34 @@ class Assignments:
             temperature=evaluation.temperature if evaluates and evaluation else self.config.temperature,
             lease_expires_at=until,
             lease_seconds=self.config.assignment_seconds,
-            resume=Prefix.model_validate_json(row["resume"]) if row["resume"] else None,
+            attempt=row["attempts"] + 1,
+            resume=self._prefix_of(row, version),
         )
+
+    def _prefix_of(self, row: sqlite3.Row, version: int) -> Prefix | None:
+        """What an interrupted episode had reached, unless its tokens are too old by now to be trained on."""
+        if not row["resume"]:
+            return None
+        prefix = Prefix.model_validate_json(row["resume"])
+        oldest = min((span.version for segment in prefix.segments for span in segment.versions), default=version)
+        return None if is_stale(version, oldest, self.config.max_staleness) else prefix
+
+    def _keep_prefix(self, row: sqlite3.Row, prefix: Prefix) -> None:
+        stored = prefix.model_dump_json().encode() if prefix.segments else None
+        self.connection.execute("UPDATE assignments SET resume = ? WHERE id = ?", (stored, row["id"]))
+
+    def _faults_of(self, assignment: str) -> int:
+        query = "SELECT COUNT(*) FROM faults WHERE assignment_id = ? AND outcome <> 'cancelled'"
+        return int(scalar(self.connection, query, assignment))
+
+    def _give_up(self, row: sqlite3.Row, report: FaultReport) -> None:
+        """Its task cannot be done: drop the group; an evaluation cannot do without it, so the job ends."""
+        group = self.connection.execute("SELECT * FROM groups WHERE id = ?", (row["group_id"],)).fetchone()
+        if group["kind"] == EpisodeKind.TRAIN:
+            self.groups.drop(group["id"], GroupState(group["state"]), DropReason.FAULTS)
+        else:
+            cause = f"evaluation episode {row['task']} failed {self._faults_of(row['id'])} times"
+            meta.put(self.connection, "halted", f"{cause}; the last time: {report.outcome}: {report.detail}")
 
     def _row(self, assignment: str) -> sqlite3.Row:
         row = self.connection.execute("SELECT * FROM assignments WHERE id = ?", (assignment,)).fetchone()
@@ -163,6 +212,11 @@ class Assignments:
     def _move(self, row: sqlite3.Row, after: AssignmentState) -> None:
         check_assignment(AssignmentState(row["state"]), after)
         self.connection.execute("UPDATE assignments SET state = ? WHERE id = ?", (after.value, row["id"]))
+
+
+def _held(row: sqlite3.Row, attempt: int | None) -> bool:
+    """Whether the assignment is held by the agent that got it as this attempt (None: by any)."""
+    return row["state"] == AssignmentState.ASSIGNED and attempt in (None, row["attempts"])
 
 
 def versions_of(record: TrajectoryRecord) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from uuid import uuid4
 from shoal.api.services.roles.data import DataConfig
 from shoal.api.services.trajectories import (
     Batch,
+    BatchRequest,
     Reconciled,
     ReconcileRequest,
     TrainGroup,
@@ -14,8 +15,9 @@ from shoal.api.services.trajectories import (
     TrajectoryRecord,
 )
 from shoal_workers.data.groups import Groups
-from shoal_workers.data.staleness import staleness
+from shoal_workers.data.staleness import group_capacity, staleness
 from shoal_workers.data.states import GroupState
+from shoal_workers.data.store import scalar
 from shoal_workers.service import ProblemError
 
 
@@ -27,24 +29,35 @@ class Batches:
     config: DataConfig
     groups: Groups
 
-    def lease(self, trainer: str, version: int, count: int, now: float) -> Batch | None:
-        """The oldest `count` complete groups, fresh enough for `version`; None while there are fewer."""
+    def lease(self, request: BatchRequest, now: float) -> Batch | None:
+        """The oldest complete groups, fresh enough for the trainer's version; None while there are fewer than it asks
+        for.
+
+        Raises a problem for more groups than may ever be complete at once: they would be waited for in vain.
+        """
+        capacity = group_capacity(self.config.max_staleness, self.config.batch_groups)
+        if request.groups > capacity:
+            detail = f"groups: {request.groups} asked for, but at most {capacity} are kept ((maxStaleness + 1) * batch)"
+            raise ProblemError("invalid-request", detail, status=422)
+        self._renew_all(request.trainer, now)
         self.expire(now)
-        self.groups.drop_stale(version)
+        given = self._given_for(request.key, now)
+        if given is not None:
+            return given
+        self.groups.drop_stale(request.version)
         query = "SELECT id FROM groups WHERE kind = 'train' AND state = 'complete' ORDER BY oldest_version, id LIMIT ?"
-        chosen = [row["id"] for row in self.connection.execute(query, (count,))]
-        if len(chosen) < count:
+        chosen = [row["id"] for row in self.connection.execute(query, (request.groups,))]
+        if len(chosen) < request.groups:
             return None
         batch, until = uuid4().hex, now + self.config.batch_seconds
         self.connection.execute(
-            "INSERT INTO batches (id, trainer, state, version, expires_at) VALUES (?, ?, 'leased', ?, ?)",
-            (batch, trainer, version, until),
+            "INSERT INTO batches (id, trainer, state, version, expires_at, key) VALUES (?, ?, 'leased', ?, ?, ?)",
+            (batch, request.trainer, request.version, until, request.key or None),
         )
         for group in chosen:
             self.groups.move(group, GroupState.COMPLETE, GroupState.LEASED)
             self.connection.execute("INSERT INTO batch_groups (batch_id, group_id) VALUES (?, ?)", (batch, group))
-        groups = [self._group(group) for group in chosen]
-        return Batch(id=batch, groups=groups, expires_at=until, lease_seconds=self.config.batch_seconds)
+        return self._message(batch, until)
 
     def renew(self, batch: str, now: float) -> float:
         """Hold it longer; returns until when. Raises a problem when it went back already."""
@@ -58,7 +71,7 @@ class Batches:
         row = self._row(batch)
         if row["state"] == "consumed":
             return True
-        if row["state"] != "leased":
+        if not self._reclaim(row):
             raise ProblemError("batch-lost", f"batch {batch} went back before it was acknowledged", status=410)
         self._consume(row, step)
         return False
@@ -78,16 +91,16 @@ class Batches:
     def reconcile(self, request: ReconcileRequest) -> Reconciled:
         """Agree with a trainer that starts: what its checkpoint holds is consumed, all else that is leased goes back.
 
-        Raises a problem when the checkpoint names a batch that went back and may have been handed out again; that cannot
-        happen while the trainer acknowledges only what it still holds.
+        A batch that the checkpoint holds is consumed even if its lease ran out meanwhile, as long as nobody else got
+        its groups; nobody can have while there is one trainer, since only a trainer's call takes groups.
         """
         consumed, released = [], []
         named = set(request.consumed)
-        for row in self.connection.execute("SELECT * FROM batches WHERE state = 'leased'").fetchall():
-            if row["id"] in named:
+        for row in self.connection.execute("SELECT * FROM batches WHERE state <> 'consumed'").fetchall():
+            if row["id"] in named and self._reclaim(row):
                 self._consume(row, request.step)
                 consumed.append(row["id"])
-            else:
+            elif row["state"] == "leased":
                 self._give_back(row)
                 released.append(row["id"])
         return Reconciled(consumed=consumed, released=released)
@@ -105,6 +118,22 @@ class Batches:
                 )
         self.connection.execute("UPDATE batches SET state = 'consumed', step = ? WHERE id = ?", (step, row["id"]))
 
+    def _reclaim(self, row: sqlite3.Row) -> bool:
+        """Whether the batch is its trainer's: held, or given back and not touched since, in which case it is held
+        again.
+        """
+        if row["state"] == "leased":
+            return True
+        query = (
+            "SELECT COUNT(*) FROM batch_groups x JOIN groups g ON g.id = x.group_id"
+            " WHERE x.batch_id = ? AND g.state <> 'complete'"
+        )
+        if row["state"] != "released" or scalar(self.connection, query, row["id"]):
+            return False
+        for group in self._groups_of(row["id"]):
+            self.groups.move(group, GroupState.COMPLETE, GroupState.LEASED)
+        return True
+
     def _give_back(self, row: sqlite3.Row) -> None:
         for group in self._groups_of(row["id"]):
             self.groups.move(group, GroupState.LEASED, GroupState.COMPLETE)
@@ -113,6 +142,29 @@ class Batches:
     def _groups_of(self, batch: str) -> list[int]:
         query = "SELECT group_id FROM batch_groups WHERE batch_id = ?"
         return [row["group_id"] for row in self.connection.execute(query, (batch,))]
+
+    def _renew_all(self, trainer: str, now: float) -> None:
+        """Hold what the trainer holds: it asks for more, so it lives.
+
+        A trainer that saves every few steps has trained batches that no checkpoint names yet. If they ran out while it
+        waits for the next one, it would get them again and train on them twice. Without a key it may not know that it
+        holds them.
+        """
+        until = now + self.config.batch_seconds
+        self.connection.execute(
+            "UPDATE batches SET expires_at = ? WHERE state = 'leased' AND trainer = ? AND key IS NOT NULL",
+            (until, trainer),
+        )
+
+    def _given_for(self, key: str, now: float) -> Batch | None:
+        """The batch that was given for this key and is still held, if there is one."""
+        query = "SELECT id FROM batches WHERE key = ? AND state = 'leased'"
+        batch = scalar(self.connection, query, key) if key else None
+        return None if batch is None else self._message(batch, self.renew(batch, now))
+
+    def _message(self, batch: str, until: float) -> Batch:
+        groups = [self._group(group) for group in self._groups_of(batch)]
+        return Batch(id=batch, groups=groups, expires_at=until, lease_seconds=self.config.batch_seconds)
 
     def _group(self, group: int) -> TrainGroup:
         task = self.connection.execute("SELECT task_id FROM groups WHERE id = ?", (group,)).fetchone()["task_id"]

@@ -1,7 +1,8 @@
 """Evaluations: fresh episodes, never trained on, that measure one weight version.
 
-The first one measures version 0 and comes before any training, so that all its tokens are version 0; the last one measures the final
-weights after training; between them one may be asked for every so many steps (its tokens are of that version or a little newer).
+The first one measures version 0 and comes before any training, so that all its tokens are version 0; the last one
+measures the final weights after training; between them one may be asked for every so many steps (its tokens are of that
+version or a little newer).
 """
 
 import sqlite3

@@ -26,14 +26,26 @@ class Groups:
     config: DataConfig
     tasks: TaskPool
 
-    def outstanding(self) -> int:
-        """Training groups that are open, complete or in training."""
-        query = "SELECT COUNT(*) FROM groups WHERE kind = 'train' AND state IN ('open', 'complete', 'leased')"
-        return int(scalar(self.connection, query))
+    def outstanding(self, version: int) -> int:
+        """Training groups that are open, complete or in training while the trainer is at `version`.
+
+        A batch that was leased for earlier weights is trained and only waits for the next checkpoint. Were it counted,
+        a trainer that saves every few steps would wait for groups that may not be opened before it saves.
+        """
+        waiting = "SELECT COUNT(*) FROM groups WHERE kind = 'train' AND state IN ('open', 'complete')"
+        training = (
+            "SELECT COUNT(*) FROM batches b JOIN batch_groups x ON x.batch_id = b.id"
+            " WHERE b.state = 'leased' AND b.version >= ?"
+        )
+        return int(scalar(self.connection, waiting)) + int(scalar(self.connection, training, version))
+
+    def has_room(self, version: int) -> bool:
+        """Whether the staleness bound allows one more group."""
+        return may_open(self.outstanding(version), self.config.max_staleness, self.config.batch_groups)
 
     def open_next(self, version: int) -> bool:
         """Open a group for the next task, if the staleness bound leaves room; whether it did."""
-        if not may_open(self.outstanding(), self.config.max_staleness, self.config.batch_groups):
+        if not self.has_room(version):
             return False
         drawn = get_int(self.connection, "drawn")
         set_int(self.connection, "drawn", drawn + 1)
@@ -87,24 +99,40 @@ class Groups:
         if changed.rowcount != 1:
             raise AssertionError(f"group {group} is not {before}")
 
+    def drop(self, group: int, before: GroupState, reason: DropReason) -> None:
+        """Never train on the group, and cancel what was still to be run for it."""
+        self.move(group, before, GroupState.DROPPED, reason)
+        self.connection.execute(
+            "UPDATE assignments SET state = 'cancelled' WHERE group_id = ? AND state IN ('pending', 'assigned')",
+            (group,),
+        )
+
     def drop_stale(self, version: int) -> int:
-        """Drop complete groups with a token that is too old for a trainer at `version`; returns how many."""
+        """Drop groups with a token that is too old for a trainer at `version`; returns how many.
+
+        Open ones too, as they can only get older. Their tasks are put in line again where there is room: long episodes
+        are the ones that go stale, and a task must not be trained on less because its episodes are long.
+        """
         oldest_allowed = version - self.config.max_staleness
-        query = "SELECT id FROM groups WHERE kind = 'train' AND state = 'complete' AND oldest_version < ?"
-        stale = [row["id"] for row in self.connection.execute(query, (oldest_allowed,))]
-        for group in stale:
-            self.move(group, GroupState.COMPLETE, GroupState.DROPPED, DropReason.STALE)
+        query = "SELECT * FROM groups WHERE kind = 'train' AND state IN ('open', 'complete') AND oldest_version < ?"
+        stale = self.connection.execute(query, (oldest_allowed,)).fetchall()
+        for row in stale:
+            self.drop(row["id"], GroupState(row["state"]), DropReason.STALE)
+        for row in stale:
+            if self.has_room(version):
+                self._open_again(row, version)
         return len(stale)
 
     def drop_unfinished(self) -> None:
-        """Training is over: drop what nobody will train on, and cancel what was to be run for it."""
+        """Training is over: drop what nobody will train on."""
         query = "SELECT id, state FROM groups WHERE kind = 'train' AND state IN ('open', 'complete')"
         for row in self.connection.execute(query).fetchall():
-            self.move(row["id"], GroupState(row["state"]), GroupState.DROPPED, DropReason.FINISHED)
-        self.connection.execute(
-            "UPDATE assignments SET state = 'cancelled' WHERE state IN ('pending', 'assigned')"
-            " AND group_id IN (SELECT id FROM groups WHERE kind = 'train')"
-        )
+            self.drop(row["id"], GroupState(row["state"]), DropReason.FINISHED)
+
+    def _open_again(self, row: sqlite3.Row, version: int) -> None:
+        body = scalar(self.connection, "SELECT task FROM assignments WHERE group_id = ? LIMIT 1", row["id"])
+        task = Task(row["task_id"], json.loads(body))
+        self.open(EpisodeKind.TRAIN, task.id, row["environment"], [task] * row["size"], version)
 
     def _all_equal(self, group: int) -> bool:
         query = "SELECT MAX(reward) - MIN(reward) FROM trajectories WHERE group_id = ?"

@@ -57,7 +57,7 @@ class DataManager:
         self._evaluations = Evaluations(connection, config, self._groups)
         self._progress = Progress(connection, config)
         self._changed = asyncio.Event()
-        self.store.run_now(lambda: self._evaluations.ensure("initial", 0) if self._progress.step == 0 else None)
+        self.store.run_now(self._begin)
 
     def close(self) -> None:
         """Close the store."""
@@ -78,9 +78,9 @@ class DataManager:
 
         return await self._poll(attempt, request.wait, stopping) or Claimed()
 
-    async def renew(self, assignment: str) -> AssignmentRenewed:
+    async def renew(self, assignment: str, attempt: int | None = None) -> AssignmentRenewed:
         """Hold an assignment longer."""
-        until = await self.store.run(lambda: self._assignments.renew(assignment, self._clock()))
+        until = await self.store.run(lambda: self._assignments.renew(assignment, attempt, self._clock()))
         return AssignmentRenewed(id=assignment, lease_expires_at=until)
 
     async def fail(self, assignment: str, fault: FaultReport) -> Accepted:
@@ -90,7 +90,7 @@ class DataManager:
 
     async def hand_back(self, assignment: str, message: HandBack) -> Accepted:
         """Take an assignment back with what it had reached."""
-        await self._change(lambda: self._assignments.hand_back(assignment, message.prefix))
+        await self._change(lambda: self._assignments.hand_back(assignment, message))
         return Accepted(id=assignment)
 
     async def record(self, record: TrajectoryRecord) -> Accepted:
@@ -114,7 +114,7 @@ class DataManager:
         def attempt() -> Batch | None:
             if self._progress.finished or self._evaluations.waiting("initial"):
                 return None
-            return self._batches.lease(request.trainer, request.version, request.groups, self._clock())
+            return self._batches.lease(request, self._clock())
 
         batch = await self._poll(attempt, request.wait, stopping)
         if batch is not None:
@@ -138,7 +138,12 @@ class DataManager:
 
     async def reconcile(self, request: ReconcileRequest) -> Reconciled:
         """Agree with a trainer that starts."""
-        return await self._change(lambda: self._batches.reconcile(request))
+
+        def agree() -> Reconciled:
+            self._progress.go_back(request.step)
+            return self._batches.reconcile(request)
+
+        return await self._change(agree)
 
     async def progress(self, message: ProgressReport) -> None:
         """Take the trainer's step and version; what follows from them (evaluations, the end) follows here."""
@@ -172,6 +177,12 @@ class DataManager:
 
     # --- inside the transaction
 
+    def _begin(self) -> None:
+        """At every start: what the process before may not have come to."""
+        if self._progress.step == 0:
+            self._evaluations.ensure("initial", 0)
+        self._save_report_when_complete()
+
     def _status(self) -> DataStatus:
         connection = self.store.connection
         histogram = report.staleness_histogram(connection)
@@ -197,10 +208,7 @@ class DataManager:
         return self._progress.finished and not self._evaluations.waiting("final")
 
     def _halted(self) -> str:
-        count = meta.get_int(self.store.connection, "consecutive_faults")
-        if count < self.config.max_consecutive_faults:
-            return ""
-        return f"{count} faults in a row; the last one: {meta.get(self.store.connection, 'last_fault')}"
+        return meta.get(self.store.connection, "halted")
 
     def _save_report_when_complete(self) -> None:
         """The report also lies on the volume, for whoever comes after the data manager has gone."""

@@ -46,9 +46,16 @@ class Progress:
             meta.set_int(self.connection, "step", report.step)
         if report.step > 0:
             self.connection.execute(
-                "INSERT INTO steps (step, version, finished_at, metrics) VALUES (?, ?, ?, ?) ON CONFLICT (step) DO NOTHING",
+                "INSERT INTO steps (step, version, finished_at, metrics) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (step) DO NOTHING",
                 (report.step, report.version, now, json.dumps(report.metrics)),
             )
+
+    def go_back(self, step: int) -> None:
+        """The trainer starts from its checkpoint of `step`: later steps were not kept and will be done again."""
+        if not self.finished and step < self.step:
+            meta.set_int(self.connection, "step", step)
+            self.connection.execute("DELETE FROM steps WHERE step > ?", (step,))
 
     def goal_reached(self) -> bool:
         """Whether the last step is done, or the success policy is met."""

@@ -1,8 +1,9 @@
-"""What a run did, from the store alone: the curve, what became of every episode, and the proof that none was trained twice or lost."""
+"""What a run did, from the store alone: the curve, what became of every episode, and the proof that none was trained
+twice or lost.
+"""
 
 import json
 import sqlite3
-from typing import Any
 
 from shoal.api.services.report import EvaluationPoint, Proof, RunReport, StepPoint
 from shoal.api.services.roles.data import DataConfig

@@ -1,4 +1,6 @@
-"""The store's tables. What must never happen is impossible by constraint: see `trainings`, which holds each trajectory once."""
+"""The store's tables. What must never happen is impossible by constraint: see `trainings`, which holds each trajectory
+once.
+"""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -55,8 +57,10 @@ CREATE TABLE IF NOT EXISTS batches (
   state TEXT NOT NULL CHECK (state IN ('leased', 'consumed', 'released')),
   version INTEGER NOT NULL,
   expires_at REAL NOT NULL,
+  key TEXT UNIQUE,
   step INTEGER
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS batches_by_state ON batches (state, version);
 
 CREATE TABLE IF NOT EXISTS batch_groups (
   batch_id TEXT NOT NULL REFERENCES batches (id),
@@ -88,6 +92,7 @@ CREATE TABLE IF NOT EXISTS faults (
   counted INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS faults_by_outcome ON faults (outcome);
+CREATE INDEX IF NOT EXISTS faults_by_assignment ON faults (assignment_id);
 
 CREATE TABLE IF NOT EXISTS evaluations (
   group_id INTEGER PRIMARY KEY REFERENCES groups (id),

@@ -71,8 +71,8 @@ def _add_agent_routes(service: Service, manager: DataManager) -> None:
         return reply(await manager.claim(await read(request, ClaimRequest), service.stopping))
 
     @app.post("/assignments/{assignment}:renew", response_model=AssignmentRenewed)
-    async def renew(assignment: str) -> Response:
-        return reply(await manager.renew(assignment))
+    async def renew(assignment: str, attempt: int | None = None) -> Response:
+        return reply(await manager.renew(assignment, attempt))
 
     @app.post("/assignments/{assignment}:fail", response_model=Accepted)
     async def fail(assignment: str, request: Request) -> Response:

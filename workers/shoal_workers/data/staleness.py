@@ -1,7 +1,8 @@
 """How far sampling may run ahead of training.
 
-Bounded twice, because either bound alone does not hold: at submission no more groups are open than the next steps can consume (the
-capacity rule of AReaL, arXiv 2505.24298), and at consumption a group with a token that is too old is dropped (ROLL's eviction).
+Bounded twice, because either bound alone does not hold: at submission no more groups are open than the next steps can
+consume (the capacity rule of AReaL, arXiv 2505.24298), and at consumption a group with a token that is too old is
+dropped (ROLL's eviction).
 """
 
 

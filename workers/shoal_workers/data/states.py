@@ -34,6 +34,7 @@ class DropReason(StrEnum):
 
     STALE = "stale"
     ZERO_VARIANCE = "zero_variance"
+    FAULTS = "faults"
     FINISHED = "finished"
 
 

@@ -1,7 +1,8 @@
 """The database: one SQLite file, one connection, one writer thread; every operation is one transaction.
 
-The journal is a write-ahead log with `synchronous=NORMAL`: a killed process loses nothing that was committed. A machine that loses
-power may lose the last commits (never their integrity); leases then run out, and the trainer's checkpoint says what it had consumed.
+The journal is a write-ahead log with `synchronous=NORMAL`: a killed process loses nothing that was committed. A machine
+that loses power may lose the last commits (never their integrity); leases then run out, and the trainer's checkpoint
+says what it had consumed.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from shoal_workers.data.schema import TABLES
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class StoreError(Exception):

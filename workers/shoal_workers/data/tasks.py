@@ -56,7 +56,9 @@ def _read_lines(file: str | None) -> list[dict[str, Any]]:
 
 
 Sampler = Callable[[int, int, int], int]
-"""(how many tasks were drawn before, pool size, seed) -> index of the next task; the same arguments give the same index."""
+"""(how many tasks were drawn before, pool size, seed) -> index of the next task; the same arguments give the same
+index.
+"""
 
 
 def sequential(drawn: int, size: int, seed: int) -> int:

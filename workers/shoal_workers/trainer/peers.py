@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from uuid import uuid4
 
 from shoal.api.services.models import WeightsState, WeightsTarget
 from shoal.api.services.trajectories import (
@@ -61,7 +62,7 @@ class DataManager:
 
     async def lease(self, version: int, groups: int, wait: float) -> Batch | None:
         """A batch, or None where there was none within `wait` seconds."""
-        request = BatchRequest(trainer=self._trainer, version=version, groups=groups, wait=wait)
+        request = BatchRequest(trainer=self._trainer, version=version, groups=groups, wait=wait, key=uuid4().hex)
         limit = wait + _LEASE_SLACK_SECONDS
         reply = await patiently(
             lambda: self._client.call("POST", "/batches:lease", request, timeout=limit, idempotent=True), "lease"

@@ -6,7 +6,9 @@ from shoal.api.services.common import Report
 
 
 class StepPoint(Report):
-    """One step: mean reward and turns of the trajectories it was trained on, their mean staleness, the trainer's metrics."""
+    """One step: mean reward and turns of the trajectories it was trained on, their mean staleness, the trainer's
+    metrics.
+    """
 
     step: int
     version: int

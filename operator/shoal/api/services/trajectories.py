@@ -1,7 +1,7 @@
 """Assignments, trajectories and batches: between agents, the data manager and the trainer.
 
-Instants are Unix seconds, durations are seconds. Every hand-over is a lease: what is not renewed, answered or returned in time
-goes back to where it came from, and an answer that comes twice counts once.
+Instants are Unix seconds, durations are seconds. Every hand-over is a lease: what is not renewed, answered or returned
+in time goes back to where it came from, and an answer that comes twice counts once.
 """
 
 from enum import StrEnum
@@ -47,8 +47,8 @@ FAULTS = frozenset(
 class Segment(Message):
     """Consecutive tokens as the model saw them.
 
-    `loss_mask[i]` is 1 where the policy sampled token i; `logprobs[i]` is its behaviour log-probability there and 0 elsewhere;
-    `versions` cover exactly the sampled tokens (spans over token positions of this segment).
+    `loss_mask[i]` is 1 where the policy sampled token i; `logprobs[i]` is its behaviour log-probability there and 0
+    elsewhere; `versions` cover exactly the sampled tokens (spans over token positions of this segment).
     """
 
     token_ids: list[int] = Field(min_length=1)
@@ -59,9 +59,10 @@ class Segment(Message):
     @model_validator(mode="after")
     def _aligned(self) -> Self:
         if not len(self.token_ids) == len(self.loss_mask) == len(self.logprobs):
-            raise ValueError(
-                f"token_ids ({len(self.token_ids)}), loss_mask ({len(self.loss_mask)}) and logprobs ({len(self.logprobs)}) differ in length"
+            lengths = (
+                f"token_ids ({len(self.token_ids)}), loss_mask ({len(self.loss_mask)}), logprobs ({len(self.logprobs)})"
             )
+            raise ValueError(f"different lengths: {lengths}")
         covered = [0] * len(self.token_ids)
         for span in self.versions:
             if span.end > len(covered):
@@ -103,6 +104,7 @@ class Assignment(Report):
     temperature: float = 1.0
     lease_expires_at: float = 0.0
     lease_seconds: float = 60.0
+    attempt: int = Field(0, description="Counts hand-outs: what an agent says for an earlier one is not heard.")
     resume: Prefix | None = None
 
 
@@ -125,12 +127,14 @@ class FaultReport(Message):
 
     outcome: EpisodeOutcome
     detail: str = Field("", max_length=4096)
+    attempt: int | None = Field(None, ge=0, description="The assignment's attempt; None: whichever is current.")
 
 
 class HandBack(Message):
     """A terminating agent gives an episode back, with what it had reached."""
 
     prefix: Prefix = Field(default_factory=Prefix)
+    attempt: int | None = Field(None, ge=0, description="The assignment's attempt; None: whichever is current.")
 
 
 class TrajectoryRecord(Message):
@@ -182,6 +186,7 @@ class BatchRequest(Message):
     version: int = Field(ge=0)
     groups: int = Field(ge=1)
     wait: float = Field(0.0, ge=0, le=60)
+    key: str = Field("", max_length=255, description="The same key gives the same batch, should an answer be lost.")
 
 
 class Batch(Report):
