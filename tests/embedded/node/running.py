@@ -87,7 +87,7 @@ class PodClient:
         """Read a pod."""
         return await self.client.get(PODS, name, self.namespace)
 
-    async def until(self, name: str, condition: Callable[[Json], T], seconds: float = DEADLINE) -> T:
+    async def until(self, name: str, condition: Callable[[Json], Any], seconds: float = DEADLINE) -> Any:
         """Wait until `condition` of the pod is true; return its value."""
         end = time.monotonic() + seconds
         while True:
@@ -95,7 +95,7 @@ class PodClient:
             try:
                 value = condition(pod)
             except (KeyError, IndexError):
-                value = None  # type: ignore[assignment]
+                value = None
             if value:
                 return value
             assert time.monotonic() < end, f"pod {name}: {pod.get('status')}"

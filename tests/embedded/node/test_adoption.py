@@ -60,7 +60,9 @@ async def test_pods_survive_a_killed_node(own_node: NodeProcess, own_pods: PodCl
     assert main_status(after)["restartCount"] == 0
     assert after["status"]["podIP"] == before["status"]["podIP"]
     assert await _pid(own_node, pod["metadata"]["uid"]) == pids[0]
-    assert (read := read_process(pids[0])) and read.alive
+    still = read_process(pids[0])
+    assert still is not None
+    assert still.alive
 
     await own_pods.client.delete(PODS, "lives", own_pods.namespace)
     await own_pods.until_gone("lives")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from shoal.kube.resources import PODS, SECRETS
 from tests.embedded.node.running import (
+    Json,
     NodeProcess,
     PodClient,
     events,
@@ -44,7 +46,7 @@ async def test_a_device_that_is_not_there_is_named(pods: PodClient) -> None:
     limits = {"limits": {"example.com/quantum": "2"}}
     await pods.create("greedy", shell("sleep 60", resources=limits), nodeName=None)
 
-    def reason(pod: dict) -> str | None:
+    def reason(pod: Json) -> Any:
         condition = next(each for each in pod["status"]["conditions"] if each["type"] == "PodScheduled")
         return condition.get("message")
 

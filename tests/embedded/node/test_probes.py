@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.embedded.node.running import PodClient, events, eventually, is_ready, main_status, python, shell
+from tests.embedded.node.running import Json, PodClient, events, eventually, is_ready, main_status, python, shell
 
 SERVER = """
 import http.server, os, pathlib
@@ -17,7 +17,7 @@ http.server.HTTPServer((os.environ["POD_IP"], 8000), Handler).serve_forever()
 """
 
 
-def _server(flag: Path, **probes: object) -> dict:
+def _server(flag: Path, **probes: object) -> Json:
     address = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     return python(SERVER, env=[{"name": "FLAG", "value": str(flag)}, address], **probes)
 

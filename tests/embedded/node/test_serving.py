@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import aiohttp
 import pytest
 
-from shoal.kube.resources import NODES, SERVICES
+from shoal.kube.resources import NODES, PODS, SERVICES
 from tests.embedded.node.running import PodClient, eventually, is_ready, main_status, phase, python, shell
 
 ECHO = """
@@ -18,6 +19,7 @@ class Handler(socketserver.StreamRequestHandler):
             self.wfile.write(os.environ["NAME"].encode() + b" " + line)
 class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    allow_reuse_address = True
     request_queue_size = 64
 Server((os.environ["IP"], 8000), Handler).serve_forever()
 """
@@ -65,7 +67,7 @@ async def test_figures(pods: PodClient) -> None:
     url = f"{await node_url(pods)}/stats/summary"
     async with aiohttp.ClientSession() as session:
 
-        async def busy() -> dict | None:
+        async def busy() -> Any:
             async with session.get(url) as answer:
                 summary = await answer.json()
             mine = [pod for pod in summary["pods"] if pod["podRef"]["namespace"] == pods.namespace]
@@ -74,6 +76,7 @@ async def test_figures(pods: PodClient) -> None:
         pod = await eventually(busy)
     assert pod["memory"]["rssBytes"] > 1e6
     assert pod["containers"][0]["name"] == "main"
+    await pods.client.delete(PODS, "busy", pods.namespace, grace_seconds=0)
 
 
 async def test_a_service_relays_to_ready_pods(pods: PodClient) -> None:
@@ -103,7 +106,7 @@ async def test_a_service_relays_to_ready_pods(pods: PodClient) -> None:
     async def ask() -> str:
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"hi\n")
-        answer = await reader.readline()
+        answer = await asyncio.wait_for(reader.readline(), 5)
         writer.close()
         return answer.decode()
 
@@ -114,7 +117,7 @@ async def test_a_service_relays_to_ready_pods(pods: PodClient) -> None:
     reader, writer = await asyncio.open_connection(host, int(port))
     block = b"x" * 99_999 + b"\n"
     sender = asyncio.create_task(_send(writer, block * 50))
-    received = await reader.read()
+    received = await asyncio.wait_for(reader.read(), 20)
     await sender
     assert len(received) == 50 * (len(block) + 4)
 

@@ -62,13 +62,13 @@ class Run:
         self._main = main
         self._run_file = run_file
         self._popen = popen
-        self._pidfd = _open_pidfd(main)
+        self._pidfd = open_pidfd(main)
 
     async def ended(self) -> int:
         """Wait for the main process to end and every process it left behind to be gone; return its exit code."""
         try:
             if self._pidfd is not None:
-                await _readable(self._pidfd)
+                await until_readable(self._pidfd)
             code = await self._exit_code()
             await self._sweep()
             return code
@@ -184,7 +184,8 @@ def _become_subreaper() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _open_pidfd(pid: int | None) -> int | None:
+def open_pidfd(pid: int | None) -> int | None:
+    """Open a descriptor that becomes readable when the process ends; None when it has ended."""
     if pid is None:
         return None
     try:
@@ -193,7 +194,8 @@ def _open_pidfd(pid: int | None) -> int | None:
         return None
 
 
-async def _readable(descriptor: int) -> None:
+async def until_readable(descriptor: int) -> None:
+    """Wait until a descriptor is readable."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 

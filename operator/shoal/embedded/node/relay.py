@@ -88,6 +88,7 @@ class _Pipe(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._peer: _Pipe | None = None
         self._task: asyncio.Task[None] | None = None
+        self._early: list[bytes] = []
         self._over = False
         self.closed = False
 
@@ -107,13 +108,20 @@ class _Pipe(asyncio.Protocol):
                 self.abort()
                 peer.abort()
                 return
-        for side in (self, peer):
+        for side, other in ((self, peer), (peer, self)):
             assert side._transport is not None
+            assert other._transport is not None
+            # uvloop starts to read after `connection_made`, pause or not, so the first bytes may be here already.
+            if side._early:
+                other._transport.write(b"".join(side._early))
+                side._early.clear()
             side._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         peer = self._peer
-        if peer is not None and peer._transport is not None:
+        if peer is None:
+            self._early.append(data)
+        elif peer._transport is not None:
             peer._transport.write(data)
 
     def eof_received(self) -> bool:
