@@ -98,6 +98,7 @@ async def test_one_engine_is_updated_while_calls_wait(tmp_path: Path) -> None:
         result = await long
         check(result, 200)
         assert [span.version for span in result.versions] == [0, 1]
+        assert (await running.status()).served_while_updating == 0
 
 
 async def test_abort_and_resume_continues_elsewhere_with_the_prefix(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class Calls:
             return name, error
         finally:
             self._admission.release(name)
-        if self._engines.updating:
+        if self._engines.others_update(name):
             self.figures.served_while_updating += 1
         return name, answer
 

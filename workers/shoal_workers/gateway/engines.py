@@ -120,10 +120,10 @@ class Engines:
         """Seconds since an engine's last report."""
         return self._clock() - known.seen
 
-    @property
-    def updating(self) -> bool:
-        """Whether an engine is loading weights."""
-        return any(known.member.updating for known in self.known.values())
+    def others_update(self, name: str) -> bool:
+        """Whether an engine is loading weights while this one is not."""
+        updating = [known.report.name for known in self.known.values() if known.member.updating]
+        return bool(updating) and name not in updating
 
     @property
     def settled(self) -> bool:
