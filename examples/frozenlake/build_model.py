@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<|im_start|> ' + message['role'] + ' ' + message['content'] + ' <|im_end|> ' }}"
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|> assistant' }}{%- endif -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|> assistant ' }}{%- endif -%}"
 )
 
 
