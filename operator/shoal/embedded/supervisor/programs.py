@@ -184,6 +184,6 @@ def _controller_manager(layout: Layout, assets: Path, port: int) -> Program:
         f"--secure-port={port}",
         f"--cert-dir={layout.root / 'controller-manager'}",
         # Loopback addresses of pods are no valid endpoints to it; the node relays by itself.
-        "--controllers=*,-endpoint-controller,-endpointslice-controller,-endpointslicemirroring-controller",
+        "--controllers=*,-endpoint,-endpointslice,-endpointslicemirroring",
     ]
     return Program("kube-controller-manager", command, stop=signal.SIGKILL)
