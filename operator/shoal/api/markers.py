@@ -1,7 +1,8 @@
 """Marks on resource models that say what pydantic cannot: CEL rules, list keys, printer columns, subresources.
 
-Field marks stand inside `Annotated[...]`; `cel` (a class variable of any model) holds rules of a whole object; `resource` (a
-class variable of a kind) names the kind. The generator in `shoal.crdgen` turns them into the schema of crds/.
+Field marks stand inside `Annotated[...]`; `cel` (a class variable of any model) holds rules of a whole object;
+`resource` (a class variable of a kind) names the kind. The generator in `shoal.crdgen` turns them into the schema of
+crds/.
 """
 
 from dataclasses import dataclass

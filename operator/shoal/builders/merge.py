@@ -1,6 +1,7 @@
 """Strategic merge of a user's pod template over the pod that Shoal builds.
 
-Maps are merged, lists of named things are merged by their key, other lists are appended to; None deletes, as in `kubectl patch`.
+Maps are merged, lists of named things are merged by their key, other lists are appended to; None deletes, as in
+`kubectl patch`.
 Kubernetes publishes the merge keys in its Go types (`patchMergeKey`); those of a PodSpec are below.
 """
 

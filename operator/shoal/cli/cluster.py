@@ -1,11 +1,13 @@
 """The CLI's view of a cluster: apply, read, wait; through the same client as the operator."""
 
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shoal.api.labels import TOKEN_KEY
 from shoal.cli.errors import UserError
 from shoal.kube.client import KubeClient
 from shoal.kube.errors import ApiError, InvalidError
@@ -87,6 +89,11 @@ class Cluster:
         """Pods with these labels, oldest first."""
         page = await self._client.list(PODS, self.namespace, labels=labels)
         return sorted(page.items, key=lambda body: str(body["metadata"]["creationTimestamp"]))
+
+    async def token(self, secret: str) -> str:
+        """The bearer token in a Secret of Shoal's."""
+        body = await self._client.get(SECRETS, secret, self.namespace)
+        return b64decode(body["data"][TOKEN_KEY]).decode()
 
     def follow(self, pod: str, tail: int | None) -> AsyncIterator[str]:
         """The pod's log, line by line, until it ends."""

@@ -27,7 +27,7 @@ Json = dict[str, Any]
 def command(
     job: str, role: str, follow: bool, tail: int, previous: bool, kubeconfig: Path | None, namespace: str
 ) -> None:
-    """Print the log of a role's pods of an RLJob, of its pools (environment, broker) or of its fleet (engine, gateway)."""
+    """Print the log of a role's pods: of an RLJob, its pools (environment, broker) or its fleet (engine, gateway)."""
 
     async def show() -> None:
         async with connect(resolve_kubeconfig(kubeconfig), namespace) as cluster:

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 def read_manifests(paths: tuple[Path, ...]) -> list[Json]:
     """Every document of every file, in order; a folder stands for its .yaml, .yml and .json files.
 
-    Raises `UserError` for a file that cannot be read or is not a list of objects with apiVersion, kind and metadata.name.
+    Raises `UserError` for a file that cannot be read or lacks objects with apiVersion, kind and metadata.name.
     """
     documents: list[Json] = []
     for path in paths:
@@ -48,7 +48,10 @@ def _read(file: Path) -> list[Json]:
 
 
 def set_field(document: Json, assignment: str) -> None:
-    """Set one field by its path, `spec.trainer.steps=20`; the value is YAML. Raises `UserError` for a path that leads nowhere."""
+    """Set one field by its path: `spec.trainer.steps=20`, the value in YAML.
+
+    Raises `UserError` for a path that leads nowhere.
+    """
     path, equals, text = assignment.partition("=")
     if not equals or not path:
         raise UserError(f"--set {assignment}: expected PATH=VALUE, such as spec.trainer.steps=20")

@@ -2,16 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 
-kubeconfig_option: Any = click.option(
+kubeconfig_option = click.option(
     "--kubeconfig",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Default: the control plane that `shoal up` started, then $KUBECONFIG, then in-cluster.",
 )
-namespace_option: Any = click.option("-n", "--namespace", default="default", show_default=True)
+namespace_option = click.option("-n", "--namespace", default="default", show_default=True)
 
 
 def default_state_dir() -> Path:

@@ -58,8 +58,8 @@ class Progress:
 
 def _line(snapshot: Snapshot) -> str:
     jobs = (
-        f"{name} {phase} step {step} version {version} reward {reward} success {success} trained {trained} staleness {stale}"
-        + (f" ({message})" if message else "")
+        f"{name} {phase} step {step} version {version} reward {reward} success {success} "
+        f"trained {trained} staleness {stale}" + (f" ({message})" if message else "")
         for name, phase, step, version, reward, success, trained, stale, _, message in map(job_row, snapshot.jobs)
     )
     pools = (f"{row[0]} {row[1]} ready {row[3]} leased" for row in map(pool_row, snapshot.pools))

@@ -17,7 +17,7 @@ from shoal.cli.errors import JobFailedError, UserError
 from shoal.cli.manifests import read_manifests, set_field
 from shoal.cli.options import namespace_option
 from shoal.cli.progress import Progress
-from shoal.cli.report import Report, fetch_report, summary, write_curve
+from shoal.cli.report import Report, Usage, fetch_report, summary, write_curve
 from shoal.crdgen import generate
 from shoal.kube.resources import RL_JOBS
 
@@ -139,10 +139,10 @@ async def _run(options: RunOptions) -> None:
         cluster = await stack.enter_async_context(connect(kubeconfig, options.namespace))
         await _apply(cluster, options)
         job = _jobs(options.documents)[0]["metadata"]["name"]
+        usage = Usage()
         with Progress() as progress:
-            body = await _follow(cluster, job, options.timeout, progress)
-        report = await fetch_report(cluster, body)
-        _conclude(body, report, options.report_dir)
+            body = await _follow(cluster, job, options.timeout, progress, usage)
+        _conclude(await fetch_report(cluster, body), usage, options.report_dir)
         if options.keep:
             click.echo("The services stay up; Ctrl-C ends them.")
             await asyncio.Event().wait()
@@ -192,13 +192,14 @@ async def _wait_established(cluster: Cluster, probe: Json) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _follow(cluster: Cluster, job: str, timeout: float, progress: Progress) -> Json:
+async def _follow(cluster: Cluster, job: str, timeout: float, progress: Progress, usage: Usage) -> Json:
     """Poll until the job has ended; a control plane that restarts meanwhile is waited for."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         snapshot = await progress.patiently(cluster.snapshot)
         if snapshot is not None:
             progress.show(snapshot)
+            usage.see(snapshot)
             for body in snapshot.jobs:
                 if body["metadata"]["name"] == job and _ended(body):
                     return body
@@ -213,12 +214,12 @@ def _ended(body: Json) -> bool:
     return body.get("status", {}).get("phase") in ("Complete", "Failed")
 
 
-def _conclude(body: Json, report: Report | None, folder: Path) -> None:
+def _conclude(report: Report | None, usage: Usage, folder: Path) -> None:
     if report is None:
         click.echo("no report: the data manager did not answer any more")
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_bytes(report.raw)
-    click.echo(summary(body, report))
-    curve = write_curve(report, folder / "reward.png")
+    click.echo(summary(report.run, usage))
+    curve = write_curve(report.run, folder / "reward.png")
     click.echo(f"report: {folder / 'report.json'}" + (f", curve: {curve}" if curve else ""))

@@ -41,7 +41,7 @@ class Context:
         return self.clock.wall().timestamp()
 
     def requeue(self, uid: str, seconds: float | None) -> float | None:
-        """When to look again: as planned, and soon while a service of the resource does not answer, since no event will tell."""
+        """When to look again: as planned, and soon while a service does not answer, since no event will tell."""
         silent = any(seen is not None and seen.error for seen in (self.scraper.get(uid, role) for role in SERVICES))
         return min(seconds or SILENT_SECONDS, SILENT_SECONDS) if silent else seconds
 

@@ -94,7 +94,7 @@ class Effects:
         return Expected(creations, frozenset(deletions))
 
     async def perform(self, subject: Subject, actions: Iterable[Action]) -> None:
-        """Do everything; shared children first and in order, pods side by side. Raises the first API error at the end."""
+        """Do everything: shared children first and in order, pods side by side; raises the first error at the end."""
         ordered: list[Action] = []
         parallel: list[Action] = []
         for action in actions:

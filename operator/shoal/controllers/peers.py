@@ -1,6 +1,7 @@
 """The two calls that the operator makes to the data plane: retire a member, drain an engine.
 
-Both go to the service that owns the decision (broker, gateway), so that a lease or a request that arrives at the same moment wins.
+Both go to the service that owns the decision (broker, gateway), so that a lease or a request that arrives at the same
+moment wins.
 """
 
 import asyncio

@@ -54,6 +54,6 @@ class StatusWriter:
 
 
 def _difference(before: Json, after: Json) -> Json:
-    """The merge patch from one status to the other, at the level of top fields; a field that is no more becomes null."""
+    """The merge patch from one status to the other, by top-level fields; a field that is no more becomes null."""
     changed = {key: value for key, value in after.items() if before.get(key) != value}
     return changed | {key: None for key in before if key not in after}

@@ -40,7 +40,7 @@ class DeletePod:
 
 @dataclass(frozen=True)
 class RetireMember:
-    """Take a member's slots out of service by compare-and-set, then delete its pod; loses against a concurrent lease."""
+    """Take a member's slots out of service by compare-and-set, then delete its pod; a concurrent lease wins."""
 
     name: str
     uid: str

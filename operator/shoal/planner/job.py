@@ -111,9 +111,9 @@ def plan_job(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, now: f
     actions += _pod_actions(spec, desired, observed, running, ended_at, now)
     status = _status(spec, desired, observed, verdicts, now)
     actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Failed", "Degraded"}))
-    if ended_at is not None and spec.ttl_seconds_after_finished is not None:
-        if now >= ended_at + spec.ttl_seconds_after_finished:
-            actions.append(DeleteSelf())
+    ttl = spec.ttl_seconds_after_finished
+    if ended_at is not None and ttl is not None and now >= ended_at + ttl:
+        actions.append(DeleteSelf())
     return Plan(tuple(actions), status.to_json(), _requeue(spec, observed, status, ended_at, now))
 
 

@@ -1,6 +1,7 @@
 """Which pods of a set to create and which to let go: the arithmetic that every role shares.
 
-Models: Agones' `computeReconciliationAction` (bounded batches, partial passes) and the ReplicaSet controller's expectations.
+Models: Agones' `computeReconciliationAction` (bounded batches, partial passes) and the ReplicaSet controller's
+    expectations.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,9 +83,11 @@ def plan_podset(
         creating: creations asked for that the cache does not show yet.
         deletions: UIDs whose deletion was asked for and is not visible yet.
         busy: work that a pod carries; idle pods are let go first.
-        replace: a reason to replace this pod although its template is current (its age, its slots in quarantine), or "".
+        replace: a reason to replace this pod although its template is current (its age, its slots in quarantine), or
+            "".
 
-    A pod that is being deleted still counts against `desired + surge` until it is gone, so that the set never exceeds its
+    A pod that is being deleted still counts against `desired + surge` until it is gone, so that the set never exceeds
+    its
     bound at any instant. Pods that are gated or unschedulable are held: deleting and re-creating them only makes churn.
     """
     leaving = [pod for pod in pods if pod.deleting or pod.uid in deletions]

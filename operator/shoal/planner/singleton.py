@@ -1,6 +1,7 @@
 """A role that must exist at most once: broker, gateway, data manager, trainer.
 
-Its pod has a fixed name, so that the API server itself refuses a second one; a replacement is created only after the old pod
+Its pod has a fixed name, so that the API server itself refuses a second one; a replacement is created only after the
+old pod
 is gone. That is what StatefulSet promises, and what a single writer of a database needs.
 """
 

@@ -8,7 +8,7 @@ from shoal.api.v1alpha1.environmentpool import PoolScale
 from shoal.api.v1alpha1.rolloutfleet import FleetAutoscale, WorkerGroup
 
 HEADROOM = 0.8
-"""An engine is removed only if the others would then stay this far below the target; otherwise it would come right back."""
+"""An engine is removed only if the others would then stay this far below the target; else it would come right back."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ScaleMemory:
 
 
 def demanded_members(demand: Demand, scale: PoolScale, slots_per_member: int) -> int:
-    """Members that serve the demand and keep the buffer free: ceil((leased + queued + buffer) / slots), within min and max."""
+    """Members for the demand and the free buffer: ceil((leased + queued + buffer) / slots), within min and max."""
     used = demand.leased + demand.queued
     slots = used + resolve_count(scale.buffer, used)
     return min(scale.max, max(scale.min, ceil(slots / slots_per_member)))

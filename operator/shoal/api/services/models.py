@@ -62,8 +62,8 @@ class FinishReason(StrEnum):
 class GenerateResult(Report):
     """Tokens out.
 
-    `logprobs[i]` is the log-probability of `token_ids[i]` under the raw distribution (temperature 1) of the weights that sampled
-    it; `versions` cover the output tokens without gaps.
+    `logprobs[i]` is the log-probability of `token_ids[i]` under the raw distribution (temperature 1) of the weights
+    that sampled it; `versions` cover the output tokens without gaps.
     """
 
     token_ids: list[int]
@@ -88,7 +88,7 @@ class InFlightPolicy(StrEnum):
 
 
 class WeightsTarget(Message):
-    """A published weight version: a folder of safetensors with a manifest whose SHA-256 is `checksum` ("" is not checked)."""
+    """A published weight version: a folder of safetensors; its manifest has SHA-256 `checksum` ("" is not checked)."""
 
     version: int = Field(ge=0)
     path: str = Field(min_length=1)
@@ -103,7 +103,7 @@ class WeightsUpdate(WeightsTarget):
 
 
 class WeightsLoaded(Report):
-    """The engine serves `version` now; `probe_error` is the difference of the probe's log-probs, None where not measured."""
+    """The engine serves `version` now; `probe_error`: difference of the probe's log-probs, None where not measured."""
 
     version: int
     seconds: float

@@ -1,0 +1,33 @@
+"""`shoal up`: a control plane in the background."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from shoal.cli.errors import UserError
+from shoal.cli.options import default_state_dir
+
+
+@click.command()
+@click.option(
+    "--control-plane",
+    type=click.Choice(["embedded", "kube-apiserver"]),
+    default="embedded",
+    show_default=True,
+    help="kube-apiserver: the real one, from the folder that KUBEBUILDER_ASSETS names.",
+)
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Default: $SHOAL_STATE_DIR or ~/.local/state/shoal.")
+def command(control_plane: str, state_dir: Path | None) -> None:
+    """Start a control plane in the background, with the operator and the CustomResourceDefinitions, and keep it.
+
+    Its state outlives it: a job that ran goes on after the next `shoal up`.
+    """
+    from shoal.embedded.supervisor import PlaneError, start_detached
+
+    folder = state_dir or default_state_dir()
+    try:
+        kubeconfig = asyncio.run(start_detached(folder, control_plane))
+    except PlaneError as error:
+        raise UserError(str(error)) from error
+    click.echo(f"the control plane is up: export KUBECONFIG={kubeconfig}")
