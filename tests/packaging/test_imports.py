@@ -14,7 +14,10 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKERS = ROOT / "workers" / "shoal_workers"
-OPTIONAL = {"kubernetes": "imported where a kubeconfig needs it, with a message that names the package"}
+OPTIONAL = {
+    "kubernetes": "imported where a kubeconfig needs it, with a message that names the package",
+    "matplotlib": "draws the reward curve where it is installed (the extra `local` has it)",
+}
 PARTS = {
     ROOT / "operator" / "shoal": (),
     WORKERS / "service": ("services",),
