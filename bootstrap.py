@@ -27,6 +27,8 @@ import time
 from pathlib import Path
 
 EXAMPLE = "examples/frozenlake/job.yaml"
+MODEL = Path("/tmp/shoal/models/frozenlake")
+"""Where the example's manifest says that its model lies."""
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
@@ -218,11 +220,20 @@ def ensure(lock: str) -> None:
         install(lock)
 
 
+def build_model() -> None:
+    """Make the policy that the example starts from, unless it is there: random weights that know the format."""
+    if (MODEL / "model.safetensors").exists():
+        return
+    say(f"building the example's model in {MODEL}")
+    must([str(PYTHON), "examples/frozenlake/build_model.py", "--out", str(MODEL)], "building the model", **QUIET)
+
+
 def main(arguments: list[str]) -> None:
     """Do what the first argument says; the rest goes to the program that follows."""
     command, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     if command == "run":
         ensure("local-cpu")
+        build_model()
         os.chdir(ROOT)
         os.execv(PYTHON, [str(PYTHON), "-m", "shoal.cli.main", "run", EXAMPLE, *rest])
     elif command == "test":

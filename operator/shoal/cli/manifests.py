@@ -11,14 +11,14 @@ Json = dict[str, Any]
 
 
 def read_manifests(paths: tuple[Path, ...]) -> list[Json]:
-    """Every document of every file, in order; a folder stands for its .yaml, .yml and .json files.
+    """Every document of every file, in order; a folder stands for all .yaml, .yml and .json files in it.
 
     Raises `UserError` for a file that cannot be read or lacks objects with apiVersion, kind and metadata.name.
     """
     documents: list[Json] = []
     for path in paths:
         files = (
-            sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml", ".json"))
+            sorted(each for each in path.rglob("*") if each.suffix in (".yaml", ".yml", ".json"))
             if path.is_dir()
             else [path]
         )

@@ -18,7 +18,7 @@ from shoal.cli.manifests import read_manifests, set_field
 from shoal.cli.options import namespace_option
 from shoal.cli.progress import Progress
 from shoal.cli.report import Report, Usage, fetch_report, summary, write_curve
-from shoal.crdgen import generate
+from shoal.kube.errors import NotFoundError
 from shoal.kube.resources import RL_JOBS
 
 Json = dict[str, Any]
@@ -154,42 +154,29 @@ async def _run(options: RunOptions) -> None:
 
 
 async def _start_control_plane(stack: AsyncExitStack, options: RunOptions) -> Path:
-    from shoal.embedded.supervisor import ControlPlane
+    from shoal.embedded.supervisor import ControlPlane, PlaneError
 
     state_dir = options.state_dir
     if state_dir is None:
         state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-", ignore_cleanup_errors=True)))
     click.echo(f"starting the control plane ({options.control_plane})")
-    plane = await stack.enter_async_context(ControlPlane(state_dir, kind=options.control_plane))
+    try:
+        plane = await stack.enter_async_context(ControlPlane(state_dir, kind=options.control_plane))
+    except PlaneError as error:
+        raise UserError(str(error)) from error
     click.echo(f"kubectl --kubeconfig {plane.kubeconfig} get shoal")
     return Path(plane.kubeconfig)
 
 
 async def _apply(cluster: Cluster, options: RunOptions) -> None:
-    if options.kubeconfig is None:
-        for definition in generate.definitions():
-            await cluster.apply(definition)
-    await _wait_established(cluster, options.documents[0])
+    try:
+        await cluster.snapshot()
+    except NotFoundError:
+        missing = "Shoal's CustomResourceDefinitions are not installed"
+        raise UserError(f"{missing}: shoal crds | kubectl apply --server-side -f -") from None
     for document in options.documents:
         await cluster.apply(document)
         click.echo(f"{document['kind'].lower()}/{document['metadata']['name']} applied")
-
-
-async def _wait_established(cluster: Cluster, probe: Json) -> None:
-    """A new CustomResourceDefinition is served a moment after it is accepted."""
-    from shoal.kube.errors import NotFoundError
-
-    deadline = time.monotonic() + 15
-    while True:
-        try:
-            await cluster.snapshot()
-            return
-        except NotFoundError:
-            if time.monotonic() > deadline:
-                raise UserError(
-                    "Shoal's CustomResourceDefinitions are not installed: shoal crds | kubectl apply --server-side -f -"
-                ) from None
-            await asyncio.sleep(0.1)
 
 
 async def _follow(cluster: Cluster, job: str, timeout: float, progress: Progress, usage: Usage) -> Json:
