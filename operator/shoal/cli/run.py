@@ -1,6 +1,7 @@
 """`shoal run`: a control plane, the manifests, live progress, a summary, and nothing left behind."""
 
 import asyncio
+import json
 import signal
 import tempfile
 import time
@@ -207,6 +208,7 @@ def _conclude(report: Report | None, usage: Usage, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_bytes(report.raw)
+    (folder / "usage.json").write_text(json.dumps(dict(usage.lines()), indent=1))
     click.echo(summary(report.run, usage))
     curve = write_curve(report.run, folder / "reward.png")
     click.echo(f"report: {folder / 'report.json'}" + (f", curve: {curve}" if curve else ""))
