@@ -52,7 +52,7 @@ def build_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     """A tokenizer whose tokens are words between spaces."""
     inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token=UNKNOWN))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=inner,
         pad_token=PAD,
         eos_token=END,
@@ -84,7 +84,8 @@ def build_model(words: list[str], seed: int) -> Qwen3ForCausalLM:
         pad_token_id=words.index(PAD),
         dtype="float32",
     )
-    return Qwen3ForCausalLM(config).float()
+    model: Qwen3ForCausalLM = Qwen3ForCausalLM(config).float()  # type: ignore[no-untyped-call]
+    return model
 
 
 def random_conversations(
@@ -117,7 +118,7 @@ def warm_start(model: Qwen3ForCausalLM, words: list[str], states: int, seed: int
         logits = model(ids).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits[mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return float(loss.detach())
 
