@@ -126,7 +126,7 @@ def table(runs: list[Run], known: dict[str, float]) -> str:
     gains = [run.success("final") - run.success("initial") for run in runs]
     lines += [
         "",
-        f"Optimal policy (scripted, same held-out episodes): {known['optimal']:.1%}; random policy: {known['random']:.1%}.",
+        f"On the same held-out episodes: scripted optimal policy {known['optimal']:.1%}, random {known['random']:.1%}.",
         f"Final success: {_spread(finals)}; gain over the start: {_spread(gains)} (min / median / max over seeds).",
         f"Share of the optimum: {min(finals) / known['optimal']:.1%} at least.",
         f"Every trajectory trained at most once, none lost: {all(run.report.proof.holds for run in runs)}.",
