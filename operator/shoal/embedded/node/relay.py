@@ -29,10 +29,11 @@ class Relay:
     a client learns at once that its request was not sent.
     """
 
-    def __init__(self, address: Endpoint, endpoints: Endpoints) -> None:
+    def __init__(self, address: Endpoint, endpoints: Endpoints, *, connect_seconds: float = CONNECT_SECONDS) -> None:
         self.address = address
         self._endpoints = endpoints
         self._server: asyncio.Server | None = None
+        self._connect_seconds = connect_seconds
         self._turn = 0
         self._pipes: set[_Pipe] = set()
 
@@ -61,7 +62,7 @@ class Relay:
 
     async def _connect(self, client: _Pipe) -> None:
         loop = asyncio.get_running_loop()
-        end = loop.time() + CONNECT_SECONDS
+        end = loop.time() + self._connect_seconds
         while not client.closed:
             endpoints = self._endpoints()
             for step in range(len(endpoints)):
@@ -99,6 +100,12 @@ class _Pipe(asyncio.Protocol):
         self._transport.pause_reading()
         if self._connect is not None:
             self._task = asyncio.ensure_future(self._connect(self))
+            self._task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a connection could not be relayed", exc_info=task.exception())
+            self.reset()
 
     def join(self, peer: _Pipe) -> None:
         """Begin to relay between this side and `peer`."""
@@ -108,26 +115,35 @@ class _Pipe(asyncio.Protocol):
                 self.abort()
                 peer.abort()
                 return
-        for side, other in ((self, peer), (peer, self)):
-            assert side._transport is not None
-            assert other._transport is not None
-            # uvloop starts to read after `connection_made`, pause or not, so the first bytes may be here already.
-            if side._early:
-                other._transport.write(b"".join(side._early))
-                side._early.clear()
-            side._transport.resume_reading()
+        for side in (self, peer):
+            side._forward_early()
+        for side in (self, peer):
+            if side._transport is not None and not side._over:
+                side._transport.resume_reading()
+
+    def _forward_early(self) -> None:
+        early, self._early = self._early, []
+        for data in early:
+            self.data_received(data)
+        if self._over:
+            self.eof_received()
 
     def data_received(self, data: bytes) -> None:
         peer = self._peer
         if peer is None:
+            # uvloop starts to read after `connection_made`, pause or not, so the first bytes may come early.
             self._early.append(data)
+            if self._transport is not None:
+                self._transport.pause_reading()
         elif peer._transport is not None:
             peer._transport.write(data)
 
     def eof_received(self) -> bool:
         self._over = True
         peer = self._peer
-        if peer is None or peer._transport is None or peer.closed:
+        if peer is None:
+            return True
+        if peer._transport is None or peer.closed:
             return False
         if peer._over:
             peer._transport.close()
@@ -141,8 +157,9 @@ class _Pipe(asyncio.Protocol):
             self._peer._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._peer is not None and self._peer._transport is not None and not self._peer.closed:
-            self._peer._transport.resume_reading()
+        peer = self._peer
+        if peer is not None and peer._transport is not None and not (peer.closed or peer._over):
+            peer._transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
