@@ -142,10 +142,10 @@ def table(runs: list[Run], reference: dict[str, float], job: Path) -> str:
         "|" + "---|" * (head.count("|") - 1),
         *(row(run) for run in runs),
         "",
-        "start, final: share of fresh episodes with reward 1, sampled at temperature 1. s to 90 %: seconds until the",
-        "mean reward of three steps in a row was 0.9. turns: model calls trained on. staleness: trained trajectories by",
-        "the versions that their oldest token lags behind. log-prob gap: largest |trainer - engine| of a trained token.",
-        "twice / lost: trajectories trained more than once, and lost, by the store's own query.",
+        "start, final: share of fresh episodes with reward 1, sampled at temperature 1. s to 90 %: seconds until",
+        "the mean reward of three steps in a row was 0.9. turns: model calls trained on. staleness: trained",
+        "trajectories by the versions that their oldest token lags behind. log-prob gap: largest |trainer - engine|",
+        "of a trained token. twice / lost: trajectories trained more than once, and lost, by the store's own query.",
     ]
     return "\n".join(lines) + "\n"
 
