@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from shoal.api.services.trajectories import (
     Assignment,
@@ -52,13 +59,14 @@ class World(RuleBasedStateMachine):
         self.posted: set[str] = set()
         self.batch: Batch | None = None
         self.lost_key = ""
+        self.answer_due: str | None = None
         self.keys = 0
         self.step = self.version = 0
         self.seen: list[str] = []
         self.consumed: list[str] = []
         self.unacknowledged: list[str] = []
         self.disk: tuple[int, list[str], list[str]] = (0, [], [])
-        self.spilled = False
+        self.saves = True
 
     def open(self) -> None:
         changes = {
@@ -82,6 +90,27 @@ class World(RuleBasedStateMachine):
 
     # --- agents
 
+    @initialize(measured=st.booleans(), saves=st.booleans())
+    def begin(self, measured: bool, saves: bool) -> None:
+        """Half of the runs begin with training; in half of them the last steps are saved together."""
+        self.saves = saves
+        if measured:
+            for each in self.do(self.manager.claim(claim(EVALUATION["episodes"]))).assignments:
+                self.do(self.manager.record(record(each)))
+                self.posted.add(each.id)
+
+    @rule(count=st.integers(4, 8))
+    def work(self, count: int) -> None:
+        """Agents at their best: what is claimed is played and posted."""
+        for index, each in enumerate(self.do(self.manager.claim(claim(count))).assignments):
+            self.give(each, float(index % 2), self.version)
+
+    def give(self, assignment: Assignment, reward: float, version: int) -> None:
+        accepted = self.do(self.manager.record(record(assignment, reward, version)))
+        if accepted.state not in ("cancelled", "pending"):
+            assert accepted.duplicate == (assignment.id in self.posted)
+            self.posted.add(assignment.id)
+
     @rule(count=st.integers(1, 6))
     def claim(self, count: int) -> None:
         before = self.outstanding()
@@ -98,10 +127,7 @@ class World(RuleBasedStateMachine):
         assignment = data.draw(st.sampled_from(self.held))
         # An episode may have begun under older weights; an answer may be posted twice, or by two agents.
         version = assignment.policy_version if old else self.version
-        accepted = self.do(self.manager.record(record(assignment, reward, version)))
-        if accepted.state not in ("cancelled", "pending"):
-            assert accepted.duplicate == (assignment.id in self.posted)
-            self.posted.add(assignment.id)
+        self.give(assignment, reward, version)
         if not keep:
             self.held.remove(assignment)
 
@@ -133,10 +159,10 @@ class World(RuleBasedStateMachine):
         if batch is None:
             return
         self.check(batch)
-        if lost:
-            self.lost_key = key
-        else:
-            self.batch = batch
+        self.lost_key, given = (key, None) if lost else ("", batch)
+        if self.answer_due is not None:
+            assert batch.id == self.answer_due, "the lost answer is not given again"
+        self.batch, self.answer_due = given, batch.id if lost else None
 
     def check(self, batch: Batch) -> None:
         ids = [each.id for group in batch.groups for each in group.trajectories]
@@ -178,14 +204,16 @@ class World(RuleBasedStateMachine):
     @rule()
     def restore(self) -> None:
         """The trainer was killed, and begins again from its checkpoint."""
-        self.spilled = self.spilled or bool(self.unacknowledged)
         step, seen, consumed = self.disk
         self.step, self.seen, self.consumed = step, list(seen), list(consumed)
-        self.batch, self.unacknowledged, self.lost_key = None, [], ""
+        self.batch, self.unacknowledged, self.lost_key, self.answer_due = None, [], "", None
         self.version += 1
         request = ReconcileRequest(trainer="trainer", step=self.step, version=self.version, consumed=self.consumed)
         self.do(self.manager.reconcile(request))
         self.do(self.manager.progress(ProgressReport(step=self.step, version=self.version)))
+        status = self.do(self.manager.status())
+        assert status.step == self.step
+        assert status.trained == len(self.seen), "the checkpoint's batches are consumed, and no others"
 
     # --- everybody
 
@@ -225,15 +253,16 @@ class World(RuleBasedStateMachine):
             for index, each in enumerate(self.do(self.manager.claim(claim(8))).assignments):
                 if each.kind is EpisodeKind.EVALUATE:
                     assert each.min_version is not None
-                accepted = self.do(self.manager.record(record(each, float((index + turn) % 2), self.version)))
-                if accepted.state not in ("cancelled", "pending"):
-                    self.posted.add(each.id)
+                    # An engine that has not loaded the newest weights yet.
+                    self.give(each, 0.0, max(0, self.version - index % 2))
+                    continue
+                self.give(each, float((index + turn) % 2), self.version)
             if self.step == STEPS and self.batch is None:
                 self.do(self.manager.progress(ProgressReport(step=self.step, version=self.version)))
             elif self.batch is None:
                 self.lease(lost=False)
             if self.batch is not None:
-                self.train(save=True, tell=True)
+                self.train(save=self.saves, tell=True)
         status, report = self.do(self.manager.status()), self.do(self.manager.report())
         assert status.complete
         assert status.step == STEPS
