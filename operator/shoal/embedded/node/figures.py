@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.embedded.node.podspec import format_time
+from shoal.embedded.node.podspec import Container, format_time
 from shoal.embedded.node.procfs import (
     Process,
     Table,
@@ -103,10 +103,9 @@ def over_limit(worker: PodWorker, table: Table) -> list[str]:
     """Return the containers of a pod that use more memory than their limit."""
     found = []
     for name, runner in worker.runners.items():
-        limit = ((runner.container.body.get("resources") or {}).get("limits") or {}).get("memory")
-        if limit is None or runner.record.shim is None:
+        allowed = memory_limit(runner.container)
+        if allowed is None or runner.record.shim is None:
             continue
-        allowed = parse_quantity(limit)
         family = descendants(table, runner.record.shim.pid)
         # The sum of resident pages counts shared ones several times; the exact sum costs more, so only if need be.
         if sum(process.rss for process in family) > allowed and _exact(family) > allowed:
@@ -116,8 +115,16 @@ def over_limit(worker: PodWorker, table: Table) -> list[str]:
 
 def has_limit(worker: PodWorker) -> bool:
     """Whether any container of the pod has a memory limit."""
-    bodies = (runner.container.body for runner in worker.runners.values())
-    return any("memory" in ((body.get("resources") or {}).get("limits") or {}) for body in bodies)
+    return any(memory_limit(runner.container) is not None for runner in worker.runners.values())
+
+
+def memory_limit(container: Container) -> float | None:
+    """Return a container's memory limit in bytes; None without one, or with one that is no quantity."""
+    limit = ((container.body.get("resources") or {}).get("limits") or {}).get("memory")
+    try:
+        return None if limit is None else parse_quantity(limit)
+    except ValueError:
+        return None
 
 
 def _exact(family: list[Process]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import shutil
 import ssl
@@ -102,6 +103,7 @@ class Node:
     async def run(self) -> None:
         """Work until cancelled; raises when a part of the node fails."""
         self._failed = asyncio.get_running_loop().create_future()
+        self._take_lock()
         self._book.claim()
         await self._server.start()
         registration = Registration(self._client, self._settings.name, self._server.url, HOST_IP, self._capacity)
@@ -146,6 +148,14 @@ class Node:
         await self._client.close()
         self._book.close()
 
+    def _take_lock(self) -> None:
+        self._lock = (self._data / "lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # Two nodes would each take the other's containers for strays.
+            raise RuntimeError(f"another node works with {self._data}") from None
+
     # --- pods
 
     def _recover(self) -> None:
@@ -187,11 +197,13 @@ class Node:
             self._place(pod)
 
     async def _work(self, pod: Pod) -> None:
-        folder = PodFolder(self._data / "pods" / pod.uid)
-        record = folder.load_pod() or PodRecord(
-            pod.uid, pod.namespace, pod.name, self._book.pod(pod.uid), time.time(), self._around.boot
-        )
-        worker = self._workers[pod.uid] = PodWorker(pod, folder, record, self._around)
+        try:
+            worker = self._workers[pod.uid] = self._new_worker(pod)
+        except (KeyError, TypeError, ValueError) as error:
+            log.exception("pod %s/%s makes no sense", pod.namespace, pod.name)
+            message = f"not a pod that can be run: {type(error).__name__}: {error}"
+            await self._recorder.record(pod.reference(), "Warning", "FailedSync", message)
+            return
         try:
             await worker.run()
             kill_all(find_marked({NODE_MARK: str(self._data), POD_MARK: pod.uid}), SIGKILL)
@@ -200,6 +212,13 @@ class Node:
                 del self._workers[pod.uid]
                 self._book.release_pod(pod.uid)
             self._services.poke()
+
+    def _new_worker(self, pod: Pod) -> PodWorker:
+        folder = PodFolder(self._data / "pods" / pod.uid)
+        record = folder.load_pod() or PodRecord(
+            pod.uid, pod.namespace, pod.name, self._book.pod(pod.uid), time.time(), self._around.boot
+        )
+        return PodWorker(pod, folder, record, self._around)
 
     def _place(self, pod: Pod) -> None:
         if pod.uid in self._binding:

@@ -24,6 +24,7 @@ from shoal.embedded.node.variables import Setting, build_command, build_environm
 from shoal.embedded.node.volumes import VolumeMaker
 from shoal.embedded.node.watching import Watch
 
+Json = dict[str, Any]
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
@@ -66,12 +67,11 @@ class ContainerRunner:
         try:
             run = await process.launch(self._plan(pod))
         except StartError as error:
-            first = record.waiting_message != str(error)
-            record.waiting_reason, record.waiting_message = error.reason, str(error)
-            record.retry_at = time.time() + RETRY_SECONDS
-            if first:
-                await self._event(pod, "Warning", "Failed", f"Error: {error}")
-            self._changed()
+            await self._cannot_start(pod, error)
+            return
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            # A pod that the API server took although it makes no sense is that pod's trouble, not the node's.
+            await self._cannot_start(pod, StartError(f"{type(error).__name__}: {error}"))
             return
         now = time.time()
         record.attempt += 1
@@ -83,6 +83,18 @@ class ContainerRunner:
         self._forget_old_logs()
         self._follow(pod, run, started=False)
         await self._event(pod, "Normal", "Started", f"Started container {record.name}")
+        hook = (self.container.body.get("lifecycle") or {}).get("postStart")
+        if hook:
+            self._spawn(self._post_start(pod, hook))
+        self._changed()
+
+    async def _cannot_start(self, pod: Pod, error: StartError) -> None:
+        record = self.record
+        first = record.waiting_message != str(error)
+        record.waiting_reason, record.waiting_message = error.reason, str(error)
+        record.retry_at = time.time() + RETRY_SECONDS
+        if first:
+            await self._event(pod, "Warning", "Failed", f"Error: {error}")
         self._changed()
 
     def adopt(self, pod: Pod) -> None:
@@ -214,6 +226,15 @@ class ContainerRunner:
             await asyncio.sleep(max(min(grace, 2.0), deadline - time.monotonic()))
         if self.run is run:
             run.kill()
+
+    async def _post_start(self, pod: Pod, hook: Json) -> None:
+        try:
+            problem = await run_handler(hook, self._target())
+        except (OSError, ValueError, StartError) as error:
+            problem = str(error)
+        if problem:
+            await self._event(pod, "Warning", "FailedPostStartHook", problem)
+            self.stop(pod, pod.grace)
 
     # --- what probes tell
 

@@ -159,8 +159,10 @@ class PodWorker:
             self._dirty.clear()
             try:
                 await self._write_status()
-            except ApiError as error:
-                log.debug("status of %s/%s not written: %s", self.pod.namespace, self.pod.name, error)
+            except Exception as error:
+                # Nothing that goes wrong here may end the reports of this pod for good.
+                level = logging.DEBUG if isinstance(error, ApiError) else logging.ERROR
+                log.log(level, "status of %s/%s not written: %r", self.pod.namespace, self.pod.name, error)
                 await asyncio.sleep(WRITE_RETRY_SECONDS)
                 self._dirty.set()
 
