@@ -10,6 +10,7 @@ from typing import Any
 from shoal.api.services.leases import StepResult
 from shoal.api.services.roles.agent import AgentConfig
 from shoal.api.services.trajectories import EpisodeOutcome
+from shoal_workers.agent.budget import BUDGETS
 from shoal_workers.agent.harness import Episode, EpisodeEnd, EpisodeFaultError
 from shoal_workers.agent.tape import Tape
 from shoal_workers.service import ConfigurationError
@@ -24,6 +25,7 @@ class ChatHarness:
     def __init__(self, config: AgentConfig) -> None:
         """Raises ConfigurationError for a model folder without a tokeniser or chat template."""
         self._config = config
+        self._budget = BUDGETS[config.turn_budget]
         try:
             self.tokenizer = ChatTokenizer(config.model)
         except (FileNotFoundError, TemplateError) as error:
@@ -34,7 +36,7 @@ class ChatHarness:
     async def play(self, episode: Episode) -> EpisodeEnd:
         """One episode, from the start or from where another agent left it."""
         result = await self._begin(episode)
-        tape, limit = episode.tape, min(episode.assignment.max_turns, self._config.max_turns)
+        tape, limit = episode.tape, self._budget(episode.assignment, self._config.max_turns)
         while True:
             end = self._end_of(tape, result, limit)
             if end is not None:

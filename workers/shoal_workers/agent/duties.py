@@ -45,9 +45,9 @@ class Duties:
 
     async def renew(self, assignment: Assignment) -> bool:
         """Hold the assignment longer; False when it is no longer ours."""
-        path = f"/assignments/{assignment.id}:renew"
+        path, attempt = f"/assignments/{assignment.id}:renew", {"attempt": str(assignment.attempt)}
         try:
-            await _patiently(lambda: self._client.post(path, None, AssignmentRenewed, idempotent=True))
+            await _patiently(lambda: self._client.post(path, None, AssignmentRenewed, params=attempt, idempotent=True))
         except ProblemError as error:
             logger.warning("assignment lost", extra={"assignment": assignment.id, "cause": str(error)})
             return False
@@ -59,15 +59,16 @@ class Duties:
 
     async def fail(self, assignment: Assignment, outcome: EpisodeOutcome, detail: str) -> None:
         """Tell of a fault."""
-        report = FaultReport(outcome=outcome, detail=detail[:DETAIL_LIMIT])
+        report = FaultReport(outcome=outcome, detail=detail[:DETAIL_LIMIT], attempt=assignment.attempt)
         path = f"/assignments/{assignment.id}:fail"
         await _patiently(lambda: self._client.post(path, report, Accepted, idempotent=True))
 
     async def hand_back(self, assignment: Assignment, prefix: Prefix) -> None:
         """Give the episode back; tried once, because a process that ends has no time, and the lease runs out anyway."""
         path = f"/assignments/{assignment.id}:return"
+        message = HandBack(prefix=prefix, attempt=assignment.attempt)
         try:
-            await self._client.post(path, HandBack(prefix=prefix), Accepted, idempotent=True)
+            await self._client.post(path, message, Accepted, idempotent=True)
         except ProblemError as error:
             logger.warning("not handed back", extra={"assignment": assignment.id, "cause": str(error)})
 

@@ -10,7 +10,7 @@ import aiohttp
 
 from shoal.api.services.leases import Lease, Outcome
 from shoal.api.services.roles.agent import AgentConfig
-from shoal.api.services.trajectories import Assignment, EpisodeOutcome, TrajectoryRecord
+from shoal.api.services.trajectories import Assignment, EpisodeOutcome, Prefix, TrajectoryRecord
 from shoal_workers.agent.duties import Duties
 from shoal_workers.agent.harness import Episode, EpisodeEnd, EpisodeFaultError, Harness
 from shoal_workers.agent.leased import LeasedEnvironment
@@ -40,6 +40,7 @@ class EpisodeRun:
     def __init__(self, services: Services, assignment: Assignment) -> None:
         self._services = services
         self.assignment = assignment
+        self.turns = 0
         self._episode_id = uuid4().hex
         self._episode: Episode | None = None
         self._started = time.time()
@@ -54,13 +55,14 @@ class EpisodeRun:
             await self._failed(fault.outcome, fault.detail)
             return fault.outcome
         except asyncio.CancelledError:
-            if self._episode is not None:
-                await asyncio.shield(duties.hand_back(self.assignment, self._episode.tape.prefix()))
+            prefix = self._episode.tape.prefix() if self._episode is not None else Prefix()
+            await asyncio.shield(duties.hand_back(self.assignment, prefix))
             raise
         except Exception as error:
             logger.exception("the harness failed")
             await self._failed(EpisodeOutcome.AGENT_ERROR, f"{type(error).__name__}: {error}")
             return EpisodeOutcome.AGENT_ERROR
+        self.turns = end.turns
         return end.outcome
 
     async def _failed(self, outcome: EpisodeOutcome, detail: str) -> None:
@@ -116,7 +118,7 @@ class EpisodeRun:
 
     def _record(self, end: EpisodeEnd) -> TrajectoryRecord:
         assert self._episode is not None
-        finished, waited = time.time(), self._episode.model.seconds
+        environment = self._episode.environment
         return TrajectoryRecord(
             assignment_id=self.assignment.id,
             episode_id=self._episode_id,
@@ -125,8 +127,8 @@ class EpisodeRun:
             outcome=end.outcome,
             turns=end.turns,
             turn_details=end.details,
-            environment_seconds=max(0.0, finished - self._started - waited),
-            model_seconds=waited,
+            environment_seconds=environment.seconds if isinstance(environment, LeasedEnvironment) else 0.0,
+            model_seconds=self._episode.model.seconds,
             started_at=self._started,
-            finished_at=finished,
+            finished_at=time.time(),
         )

@@ -1,6 +1,7 @@
 """The leased environment: whatever it fails with is an environment's or a grader's error, never the engine's."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from shoal.api.services.leases import StepResult
@@ -11,23 +12,31 @@ from shoal_workers.service import ProblemError
 
 
 class LeasedEnvironment(EnvironmentClient):
-    """An environment client whose problems (a dead member, a lost lease, an exception inside) are episode faults."""
+    """An environment client whose problems (a dead member, a lost lease, an exception inside) are episode faults.
+
+    `seconds` counts the time spent waiting for its answers.
+    """
+
+    seconds = 0.0
 
     async def reset(
         self, seed: int | None = None, task: Mapping[str, Any] | None = None, episode_id: str | None = None
     ) -> StepResult:
         """Start an episode; raises EpisodeFaultError."""
-        try:
-            return await super().reset(seed, task, episode_id)
-        except ProblemError as error:
-            raise _fault(error) from error
+        return await self._timed(super().reset(seed, task, episode_id))
 
     async def step(self, action: str | Mapping[str, Any]) -> StepResult:
         """Do one action; raises EpisodeFaultError."""
+        return await self._timed(super().step(action))
+
+    async def _timed(self, call: Coroutine[Any, Any, StepResult]) -> StepResult:
+        began = time.monotonic()
         try:
-            return await super().step(action)
+            return await call
         except ProblemError as error:
             raise _fault(error) from error
+        finally:
+            self.seconds += time.monotonic() - began
 
 
 def _fault(error: ProblemError) -> EpisodeFaultError:

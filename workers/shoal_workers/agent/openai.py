@@ -71,7 +71,7 @@ class OpenAIHarness:
             done = self._solve(task, environment, endpoint)
             if inspect.isawaitable(done):
                 await done
-        except (ProblemError, asyncio.CancelledError):
+        except (EpisodeFaultError, ProblemError, asyncio.CancelledError):
             raise
         except Exception as error:
             raise EpisodeFaultError(EpisodeOutcome.AGENT_ERROR, f"{type(error).__name__}: {error}") from error

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from shoal.api.services.roles.agent import AgentConfig
 from shoal.api.services.trajectories import AgentStatus, Assignment
@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 CLAIM_WAIT_SECONDS = 20.0
 DONE_PAUSE_SECONDS = 5.0
 """When the data manager has nothing more to do the agent is about to be removed; until then it asks now and then."""
+FAILURE_PAUSE_SECONDS = 2.0
+RENEW_LOOK_SECONDS = 1.0
 RENEW_SHARE = 1 / 3
 """Of an assignment's lease: two renewals may be lost before it runs out."""
 
@@ -29,6 +31,7 @@ class Runner:
         self._name = name
         self._running: dict[asyncio.Task[None], EpisodeRun] = {}
         self._outcomes: Counter[str] = Counter()
+        self._turns = 0
         self._room = asyncio.Event()
         self._started = time.monotonic()
         self._renewed: dict[str, float] = {}
@@ -40,13 +43,15 @@ class Runner:
             name=self._name,
             running=len(self._running),
             outcomes=dict(self._outcomes),
+            turns=self._turns,
             uptime_seconds=time.monotonic() - self._started,
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Work while the block lasts; at its end every episode is handed back."""
-        self._loops = [asyncio.create_task(self._claim_for_ever()), asyncio.create_task(self._renew_for_ever())]
+        work = (self._claim, self._renew)
+        self._loops = [asyncio.create_task(_for_ever(each)) for each in work]
         try:
             yield
         finally:
@@ -58,18 +63,18 @@ class Runner:
             task.cancel()
         await asyncio.gather(*self._loops, *self._running, return_exceptions=True)
 
-    async def _claim_for_ever(self) -> None:
-        while True:
-            free = self._config.concurrency - len(self._running)
-            if free <= 0:
-                self._room.clear()
-                await self._room.wait()
-                continue
-            claimed = await self._services.duties.claim(free, CLAIM_WAIT_SECONDS)
-            for assignment in claimed.assignments:
-                self._begin(assignment)
-            if claimed.done:
-                await asyncio.sleep(DONE_PAUSE_SECONDS)
+    async def _claim(self) -> None:
+        """Fill the free places."""
+        free = self._config.concurrency - len(self._running)
+        if free <= 0:
+            self._room.clear()
+            await self._room.wait()
+            return
+        claimed = await self._services.duties.claim(free, CLAIM_WAIT_SECONDS)
+        for assignment in claimed.assignments:
+            self._begin(assignment)
+        if claimed.done:
+            await asyncio.sleep(DONE_PAUSE_SECONDS)
 
     def _begin(self, assignment: Assignment) -> None:
         run = EpisodeRun(self._services, assignment)
@@ -80,6 +85,7 @@ class Runner:
 
     async def _play(self, run: EpisodeRun) -> None:
         self._outcomes[await run.run()] += 1
+        self._turns += run.turns
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         run = self._running.pop(task)
@@ -88,17 +94,24 @@ class Runner:
         if not task.cancelled() and task.exception() is not None:
             logger.error("an episode ended without an answer; its lease will run out", exc_info=task.exception())
 
-    async def _renew_for_ever(self) -> None:
+    async def _renew(self) -> None:
         """Renew what runs for long; an episode whose assignment is lost is stopped, someone else has it."""
-        while True:
-            await asyncio.sleep(1.0)
-            for task, run in list(self._running.items()):
-                age = time.monotonic() - self._renewed.get(run.assignment.id, 0.0)
-                if age < run.assignment.lease_seconds * RENEW_SHARE:
-                    continue
-                if await self._services.duties.renew(run.assignment):
-                    self._renewed[run.assignment.id] = time.monotonic()
-                else:
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await task
+        await asyncio.sleep(RENEW_LOOK_SECONDS)
+        for task, run in list(self._running.items()):
+            age = time.monotonic() - self._renewed.get(run.assignment.id, 0.0)
+            if task.done() or age < run.assignment.lease_seconds * RENEW_SHARE:
+                continue
+            if await self._services.duties.renew(run.assignment):
+                self._renewed[run.assignment.id] = time.monotonic()
+            else:
+                task.cancel()
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """Repeat `work`; a failure is logged and tried again, or the process would sit there idle and look well."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            logger.exception("the agent's loop failed")
+            await asyncio.sleep(FAILURE_PAUSE_SECONDS)
