@@ -21,6 +21,8 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 DEADLINE = 20.0
+SCHEDULER = "shoal-node-tests"
+"""Name of the scheduler that the shared node stands in for."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ import orjson
 
 from shoal.kube.resources import PODS, SECRETS
 from tests.embedded.node.running import (
+    SCHEDULER,
     Json,
     NodeProcess,
     PodClient,
@@ -37,14 +38,14 @@ async def test_a_pod_runs_to_its_end(pods: PodClient) -> None:
 
 
 async def test_a_pod_without_a_node_is_bound(pods: PodClient) -> None:
-    await pods.create("homeless", shell("exec sleep 60"), nodeName=None)
+    await pods.create("homeless", shell("exec sleep 60"), nodeName=None, schedulerName=SCHEDULER)
     await pods.until("homeless", is_ready)
     assert (await pods.get("homeless"))["spec"]["nodeName"] == pods.node
 
 
 async def test_a_device_that_is_not_there_is_named(pods: PodClient) -> None:
     limits = {"limits": {"example.com/quantum": "2"}}
-    await pods.create("greedy", shell("sleep 60", resources=limits), nodeName=None)
+    await pods.create("greedy", shell("sleep 60", resources=limits), nodeName=None, schedulerName=SCHEDULER)
 
     def reason(pod: Json) -> Any:
         condition = next(each for each in pod["status"]["conditions"] if each["type"] == "PodScheduled")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shoal.embedded.node.decide import BACKOFF_BASE, BACKOFF_CAP, BackoffPolicy
 from shoal.embedded.node.node import Node, NodeSettings
+from shoal.embedded.node.scheduling import DEFAULT_SCHEDULER
 
 
 def read_arguments(arguments: list[str] | None = None) -> NodeSettings:
@@ -27,7 +28,12 @@ def read_arguments(arguments: list[str] | None = None) -> NodeSettings:
     parser.add_argument("--backoff", type=float, default=BACKOFF_BASE, metavar="SECONDS", help="second restart's delay")
     parser.add_argument("--backoff-cap", type=float, default=BACKOFF_CAP, metavar="SECONDS", help="longest delay")
     parser.add_argument("--stop-seconds", type=float, default=5.0, help="longest grace of containers at the node's end")
-    parser.add_argument("--no-schedule", action="store_true", help="leave pods without a node to a scheduler")
+    parser.add_argument(
+        "--scheduler",
+        default=DEFAULT_SCHEDULER,
+        metavar="NAME",
+        help="bind pods that ask for this scheduler; empty: none",
+    )
     parser.add_argument("--certificate", type=Path, help="serve https with this certificate, as kube-apiserver wants")
     parser.add_argument("--key", type=Path, help="its private key")
     given = parser.parse_args(arguments)
@@ -45,7 +51,7 @@ def read_arguments(arguments: list[str] | None = None) -> NodeSettings:
         data=given.data.resolve(),
         listen=given.listen,
         backoff=BackoffPolicy(given.backoff, given.backoff_cap),
-        schedule=not given.no_schedule,
+        scheduler=given.scheduler,
         stop_seconds=given.stop_seconds,
         tls=tls,
     )

@@ -22,7 +22,7 @@ from shoal.embedded.node.podspec import Pod
 from shoal.embedded.node.procfs import all_processes, boot_id, find_marked, kill_all
 from shoal.embedded.node.records import PodFolder, PodRecord
 from shoal.embedded.node.registration import Registration, build_node, machine_capacity
-from shoal.embedded.node.scheduling import Binder, devices, obstacle, wants_node
+from shoal.embedded.node.scheduling import DEFAULT_SCHEDULER, Binder, devices, obstacle, wants_node
 from shoal.embedded.node.server import NodeServer
 from shoal.embedded.node.services import Backend, ServiceTable
 from shoal.embedded.node.strays import find_strays
@@ -48,14 +48,14 @@ CLAIM_BOUND = {"phase": "Bound"}
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """How the node was started. `schedule`: bind pods that wait for a scheduler to this node."""
+    """How the node was started. `scheduler`: bind pods that wait for the scheduler of this name; empty: bind none."""
 
     kubeconfig: Path
     name: str
     data: Path
     listen: str = "127.0.0.1:0"
     backoff: BackoffPolicy = field(default_factory=BackoffPolicy)
-    schedule: bool = True
+    scheduler: str = DEFAULT_SCHEDULER
     stop_seconds: float = 5.0
     tls: ssl.SSLContext | None = None
 
@@ -193,7 +193,7 @@ class Node:
                 self._spawn(self._work(pod))
             else:
                 worker.update(pod)
-        elif self._settings.schedule and wants_node(pod):
+        elif wants_node(pod, self._settings.scheduler):
             self._place(pod)
 
     async def _work(self, pod: Pod) -> None:
@@ -246,7 +246,7 @@ class Node:
         """Look at the pods without a node again: one that ended may have freed a device."""
         for body in self._cache.pods.store.values():
             pod = Pod(body)
-            if self._settings.schedule and wants_node(pod):
+            if wants_node(pod, self._settings.scheduler):
                 self._place(pod)
 
     # --- the rest

@@ -17,13 +17,13 @@ Json = dict[str, Any]
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
-_SCHEDULERS = ("", "default-scheduler")
+DEFAULT_SCHEDULER = "default-scheduler"
 
 
-def wants_node(pod: Pod) -> bool:
-    """Whether the pod waits for a scheduler, and for this one."""
+def wants_node(pod: Pod, scheduler: str) -> bool:
+    """Whether the pod waits for the scheduler of this name."""
     waiting = not pod.spec.get("nodeName") and not pod.spec.get("schedulingGates") and not pod.deleting
-    return waiting and not pod.ended and str(pod.spec.get("schedulerName") or "") in _SCHEDULERS
+    return waiting and not pod.ended and (pod.spec.get("schedulerName") or DEFAULT_SCHEDULER) == scheduler
 
 
 def obstacle(pod: Pod, labels: Mapping[str, str], capacity: Mapping[str, float], used: Mapping[str, float]) -> str:
