@@ -83,7 +83,12 @@ def embedded_apiserver(layout: Layout) -> list[Program]:
     port = free_ports(1)[0]
     data = layout.apiserver
     command = [sys.executable, "-m", "shoal.embedded.apiserver", "--data", str(data), "--listen", f"127.0.0.1:{port}"]
-    write_kubeconfig(layout.kubeconfig, f"http://127.0.0.1:{port}", secrets.token_hex(16))
+    token, file = secrets.token_hex(16), data / "token"
+    data.mkdir(parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(token)
+    command += ["--token-file", str(file)]
+    write_kubeconfig(layout.kubeconfig, f"http://127.0.0.1:{port}", token)
     return [Program("apiserver", command)]
 
 

@@ -1,0 +1,92 @@
+"""Errors as Kubernetes tells them: Status objects with a code, a reason and causes."""
+
+from typing import Any
+
+Json = dict[str, Any]
+
+
+class StatusError(Exception):
+    """A refusal. `reason` is Kubernetes' CamelCase word, `details` its StatusDetails."""
+
+    def __init__(self, code: int, reason: str, message: str, details: Json | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.details = details or {}
+
+    def status(self) -> Json:
+        """The Status object."""
+        return {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message,
+            "reason": self.reason,
+            "details": self.details,
+            "code": self.code,
+        }
+
+
+def not_found(resource: str, group: str, name: str) -> StatusError:
+    """The object does not exist."""
+    qualified = f"{resource}.{group}" if group else resource
+    details = {"name": name, "group": group, "kind": resource}
+    return StatusError(404, "NotFound", f'{qualified} "{name}" not found', _full(details))
+
+
+def unknown_path() -> StatusError:
+    """Nothing is served at this path."""
+    return StatusError(404, "NotFound", "the server could not find the requested resource", {})
+
+
+def already_exists(resource: str, group: str, name: str) -> StatusError:
+    """The name is taken."""
+    qualified = f"{resource}.{group}" if group else resource
+    details = {"name": name, "group": group, "kind": resource}
+    return StatusError(409, "AlreadyExists", f'{qualified} "{name}" already exists', _full(details))
+
+
+def conflict(resource: str, group: str, name: str, why: str) -> StatusError:
+    """The object is not the one, or not in the version, that the request names."""
+    qualified = f"{resource}.{group}" if group else resource
+    details = {"name": name, "group": group, "kind": resource}
+    message = f'Operation cannot be fulfilled on {qualified} "{name}": {why}'
+    return StatusError(409, "Conflict", message, _full(details))
+
+
+MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
+
+
+def invalid(kind: str, group: str, name: str, causes: list[Json]) -> StatusError:
+    """Fields that the object may not have; each cause has reason, message and field."""
+    listed = [f"{cause['field']}: {cause['message']}" for cause in causes]
+    text = listed[0] if len(listed) == 1 else f"[{', '.join(listed)}]"
+    qualified = f"{kind}.{group}" if group else kind
+    details = {"name": name, "group": group, "kind": kind, "causes": causes}
+    return StatusError(422, "Invalid", f'{qualified} "{name}" is invalid: {text}', _full(details))
+
+
+def bad_request(message: str) -> StatusError:
+    """The request itself makes no sense."""
+    return StatusError(400, "BadRequest", message)
+
+
+def gone(message: str) -> StatusError:
+    """The version asked for is too old."""
+    return StatusError(410, "Expired", message)
+
+
+def unsupported_media_type(given: str) -> StatusError:
+    """The body's type is not one that this request takes."""
+    return StatusError(415, "UnsupportedMediaType", f"the body of the request was in an unknown format: {given}")
+
+
+def method_not_allowed() -> StatusError:
+    """The resource does not do this."""
+    return StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+
+
+def _full(details: Json) -> Json:
+    return {key: value for key, value in details.items() if value not in ("", None)}

@@ -1,0 +1,276 @@
+"""The life of an object: created, updated, deleted; with the bookkeeping that every object gets."""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from shoal.embedded.apiserver import apply as server_side
+from shoal.embedded.apiserver import builtin, rules
+from shoal.embedded.apiserver.errors import (
+    MODIFIED,
+    StatusError,
+    already_exists,
+    bad_request,
+    conflict,
+    invalid,
+    not_found,
+)
+from shoal.embedded.apiserver.resources import Resource
+from shoal.embedded.apiserver.schema import cause, default, prune, validate
+from shoal.embedded.apiserver.storage import Storage
+
+Json = dict[str, Any]
+Change = Callable[[Json], Json]
+
+_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_SYSTEM_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+
+
+def timestamp() -> str:
+    """Now, as Kubernetes writes times."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Objects:
+    """Every write goes through here."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.on_removed: list[Callable[[Resource, Json], None]] = []
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Json:
+        """One object; raises 404."""
+        found = self._storage.get(resource.key, namespace, name)
+        if found is None:
+            raise not_found(resource.plural, resource.group, name)
+        return self._presented(resource, found)
+
+    def create(
+        self, resource: Resource, namespace: str, body: Json, *, strict: bool = False, dry: bool = False
+    ) -> Json:
+        """Store a new object. Raises 409 for a name that is taken, 404 for a missing namespace, 422 for a misfit."""
+        metadata = dict(body.get("metadata") or {})
+        if not metadata.get("name"):
+            prefix = metadata.get("generateName")
+            if not prefix:
+                text = cause("FieldValueRequired", "metadata.name", "Required value: name or generateName is required")
+                raise invalid(resource.kind, resource.group, "", [text])
+            metadata["name"] = prefix + "".join(secrets.choice(_ALPHABET) for _ in range(5))
+        self._check_scope(resource, namespace, metadata)
+        metadata |= {"uid": str(uuid4()), "creationTimestamp": timestamp(), "generation": 1}
+        metadata.pop("resourceVersion", None)
+        if resource.namespaced:
+            metadata["namespace"] = namespace
+        name = metadata["name"]
+        if self._storage.get(resource.key, namespace, name) is not None:
+            raise already_exists(resource.plural, resource.group, name)
+        fresh = {**body, "apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
+        if resource.custom and "status" in resource.subresources:
+            fresh.pop("status", None)
+        fresh = self._admitted(resource, fresh, None, strict=strict)
+        fresh = builtin.created(self._storage, resource, fresh)
+        return fresh if dry else self._storage.put(resource.key, fresh)
+
+    def update(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        change: Change,
+        *,
+        subresource: str = "",
+        strict: bool = False,
+        dry: bool = False,
+    ) -> Json:
+        """Store `change(object)` in the object's place; of a subresource only its part. Raises 404, 409, 422."""
+        before = self.get(resource, namespace, name)
+        after = change(before)
+        asked = (after.get("metadata") or {}).get("resourceVersion")
+        if asked and asked != before["metadata"]["resourceVersion"]:
+            raise conflict(resource.plural, resource.group, name, MODIFIED)
+        after = self._merged(resource, before, after, subresource)
+        after = self._admitted(resource, after, before, strict=strict)
+        if not subresource:
+            builtin.check_update(resource, before, after)
+        if _content(after) == _content(before):
+            return before
+        if _without_status(after) != _without_status(before) and not subresource:
+            after["metadata"]["generation"] = before["metadata"].get("generation", 1) + 1
+        if dry:
+            return after
+        stored = self._storage.put(resource.key, after)
+        return self._finish(resource, stored)
+
+    def apply(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        config: Json,
+        manager: str,
+        *,
+        force: bool,
+        subresource: str = "",
+        strict: bool = False,
+        dry: bool = False,
+    ) -> tuple[Json, bool]:
+        """Server-side apply; returns the object and whether it is new."""
+        if not manager:
+            raise bad_request("fieldManager is required for apply patch")
+        config = {**config, "apiVersion": resource.api_version, "kind": resource.kind}
+        config["metadata"] = {**(config.get("metadata") or {}), "name": name}
+        if resource.custom and strict:
+            _, unknown = prune(config, _full_schema(resource))
+            if unknown:
+                words = "; ".join(f".{path}: field not declared in schema" for path in unknown)
+                raise StatusError(500, "InternalError", f"failed to create typed patch object: {words}")
+        schema = _full_schema(resource) if resource.custom else None
+
+        def change(live: Json | None) -> Json:
+            return server_side.apply(live, config, manager, force=force, schema=schema, now=timestamp())
+
+        if self._storage.get(resource.key, namespace, name) is None:
+            if subresource:
+                raise not_found(resource.plural, resource.group, name)
+            return self.create(resource, namespace, change(None), dry=dry), True
+        return self.update(resource, namespace, name, change, subresource=subresource, dry=dry), False
+
+    def delete(self, resource: Resource, namespace: str, name: str, options: Json, *, dry: bool = False) -> Json:
+        """Delete an object, or mark it where finalizers or a grace period keep it. Raises 404, 409."""
+        before = self.get(resource, namespace, name)
+        self._check_preconditions(resource, before, options.get("preconditions") or {})
+        if dry:
+            return before
+        metadata = dict(before["metadata"])
+        grace = builtin.grace_seconds(resource, before, options)
+        propagation = options.get("propagationPolicy")
+        finalizers = list(metadata.get("finalizers", ()))
+        if propagation == "Orphan" and "orphan" not in finalizers:
+            finalizers.append("orphan")
+        if propagation == "Foreground" and "foregroundDeletion" not in finalizers:
+            finalizers.append("foregroundDeletion")
+        if not finalizers and grace == 0:
+            return self._remove(resource, before)
+        marked = metadata.get("deletionTimestamp")
+        shorter = grace < metadata.get("deletionGracePeriodSeconds", grace + 1)
+        if marked and not shorter:
+            return before
+        metadata |= {"deletionTimestamp": timestamp(), "deletionGracePeriodSeconds": grace}
+        if finalizers:
+            metadata["finalizers"] = finalizers
+        return self._finish(resource, self._storage.put(resource.key, {**before, "metadata": metadata}))
+
+    def _finish(self, resource: Resource, body: Json) -> Json:
+        """Remove an object that is marked for deletion and that nothing keeps any more."""
+        metadata = body["metadata"]
+        kept = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds", 0)
+        if "deletionTimestamp" in metadata and not kept:
+            return self._remove(resource, body)
+        return body
+
+    def _remove(self, resource: Resource, body: Json) -> Json:
+        last = self._storage.remove(resource.key, body)
+        for told in self.on_removed:
+            told(resource, last)
+        return last
+
+    def _merged(self, resource: Resource, before: Json, after: Json, subresource: str) -> Json:
+        """What an update may change: everything but system metadata and, without its subresource, the status."""
+        metadata = dict(after.get("metadata") or {})
+        for key in ("name", "namespace", *_SYSTEM_METADATA):
+            metadata.pop(key, None)
+            if key in before["metadata"]:
+                metadata[key] = before["metadata"][key]
+        metadata["resourceVersion"] = before["metadata"]["resourceVersion"]
+        head = {"apiVersion": resource.api_version, "kind": resource.kind}
+        if subresource == "status":
+            kept = {**before["metadata"], "managedFields": metadata.get("managedFields", [])}
+            changed = {**before, "metadata": kept, "status": after.get("status")}
+            return {key: value for key, value in changed.items() if value is not None} | head
+        after = {**after, "metadata": metadata} | head
+        if "status" in resource.subresources:
+            after.pop("status", None)
+            if "status" in before:
+                after["status"] = before["status"]
+        return after
+
+    def _admitted(self, resource: Resource, body: Json, before: Json | None, *, strict: bool) -> Json:
+        """Prune, default and validate a custom object; built-in ones are taken as they come, but for a few checks."""
+        name = body["metadata"].get("name", "")
+        if not resource.custom:
+            causes = builtin.validate(resource, body)
+            if causes:
+                raise invalid(resource.kind, resource.group, name, causes)
+            return body
+        schema = resource.schema or {}
+        body, unknown = prune(body, _full_schema(resource))
+        if unknown and strict:
+            words = ", ".join(f'unknown field "{path}"' for path in unknown)
+            start = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
+            raise bad_request(f"{start}: strict decoding error: {words}")
+        body = default(body, schema)
+        causes = validate({key: value for key, value in body.items() if key != "metadata"}, _without_metadata(schema))
+        if not causes:
+            causes = rules.broken(body, schema, before) if before is not None else rules.broken(body, schema)
+        if causes:
+            raise invalid(resource.kind, resource.group, name, causes)
+        return dict(body)
+
+    def _presented(self, resource: Resource, body: Json) -> Json:
+        if body["apiVersion"] == resource.api_version:
+            return body
+        return {**body, "apiVersion": resource.api_version}
+
+    def _check_scope(self, resource: Resource, namespace: str, metadata: Json) -> None:
+        given = metadata.get("namespace")
+        if not resource.namespaced:
+            return
+        if given and given != namespace:
+            words = "the namespace of the provided object does not match the namespace sent on the request"
+            raise bad_request(f"{words} ({given} != {namespace})")
+        home = self._storage.get("namespaces", "", namespace)
+        if home is None:
+            raise not_found("namespaces", "", namespace)
+        if "deletionTimestamp" in home["metadata"]:
+            message = f'{resource.plural} "{metadata["name"]}" is forbidden: namespace {namespace} is being terminated'
+            raise StatusError(403, "Forbidden", message)
+
+    def _check_preconditions(self, resource: Resource, body: Json, wanted: Json) -> None:
+        metadata = body["metadata"]
+        for key, field in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+            if wanted.get(key) and wanted[key] != metadata[key]:
+                asked, is_ = f"{field} in precondition: {wanted[key]}", f"{field} in object meta: {metadata[key]}"
+                why = f"Precondition failed: {asked}, {is_}"
+                raise conflict(resource.plural, resource.group, metadata["name"], why)
+
+
+def _full_schema(resource: Resource) -> Json:
+    """The schema of the whole object: metadata is any object's."""
+    schema = resource.schema or {}
+    properties = {
+        **schema.get("properties", {}),
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+    }
+    return {**schema, "properties": properties}
+
+
+def _without_metadata(schema: Json) -> Json:
+    properties = {key: value for key, value in schema.get("properties", {}).items() if key != "metadata"}
+    return {**schema, "properties": properties}
+
+
+def _content(body: Json) -> Json:
+    """The object as far as a change of it counts: times of field managers do not."""
+    metadata = {
+        key: value for key, value in body["metadata"].items() if key not in ("resourceVersion", "managedFields")
+    }
+    managed = [(each["manager"], each["fieldsV1"]) for each in body["metadata"].get("managedFields", ())]
+    return {**body, "metadata": {**metadata, "managed": managed}}
+
+
+def _without_status(body: Json) -> Json:
+    return {key: value for key, value in body.items() if key not in ("metadata", "status")}
