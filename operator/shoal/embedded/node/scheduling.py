@@ -61,23 +61,30 @@ class Binder:
 
     async def bind(self, pod: Pod) -> None:
         """Bind a pod; a pod that is bound or gone by now is left alone."""
-        body: Json = {
-            "apiVersion": "v1",
-            "kind": "Binding",
-            "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": self._node_name},
-        }
         while True:
             try:
-                await self._client.create(
-                    Resource("", "v1", f"pods/{pod.name}/binding", "Binding"), body, pod.namespace
-                )
+                await self._bind(pod)
                 return
             except (ConflictError, NotFoundError):
                 return
             except ApiError as error:
                 log.warning("pod %s/%s not bound: %s", pod.namespace, pod.name, error)
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _bind(self, pod: Pod) -> None:
+        body: Json = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": self._node_name},
+        }
+        binding = Resource("", "v1", f"pods/{pod.name}/binding", "Binding")
+        try:
+            await self._client.create(binding, body, pod.namespace)
+        except NotFoundError:
+            # The embedded API server has no such subresource; it lets a pod's node be set once.
+            patch = {"metadata": {"uid": pod.uid}, "spec": {"nodeName": self._node_name}}
+            await self._client.patch(PODS, pod.name, patch, pod.namespace)
 
     async def refuse(self, pod: Pod, reason: str) -> None:
         """Tell in the pod's conditions why it can't run."""
