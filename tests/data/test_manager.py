@@ -265,10 +265,36 @@ async def test_a_trainer_that_waits_keeps_what_no_checkpoint_holds_yet(desk: Des
     manager = desk.open()
     await play(manager, 4)
     first = await batch_of(manager, key="a")
+    await manager.renew_batch(first.id)
     for _ in range(4):
         desk.clock.now += 50
         assert await manager.lease_batch(ask(1, key="b")) is None
     assert (await manager.renew_batch(first.id)).id == first.id
+
+
+async def test_a_batch_that_nobody_knows_of_goes_back_though_its_trainer_lives(desk: Desk) -> None:
+    manager = desk.open()
+    await play(manager, 4)
+    lost = await batch_of(manager, key="a")
+    desk.clock.now += 61
+    again = await batch_of(manager, key="b")
+    assert {group.id for group in again.groups} == {group.id for group in lost.groups}
+
+
+async def test_faults_in_a_row_slow_down_what_is_handed_out(desk: Desk) -> None:
+    manager = desk.open(max_consecutive_faults=10)
+    for _ in range(3):
+        desk.clock.now += 1
+        (assignment,) = await take(manager)
+        desk.clock.now += 0.1
+        await manager.fail(assignment.id, fault(assignment))
+    assert await take(manager) == []
+    desk.clock.now += 0.9
+    assert await take(manager) == []
+    desk.clock.now += 0.2
+    (assignment,) = await take(manager)
+    await manager.record(record(assignment))
+    assert len(await take(manager)) == 1
 
 
 async def test_trained_batches_leave_room_before_they_are_acknowledged(desk: Desk) -> None:

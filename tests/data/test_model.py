@@ -60,6 +60,7 @@ class World(RuleBasedStateMachine):
         self.batch: Batch | None = None
         self.lost_key = ""
         self.answer_due: str | None = None
+        self.answer_until = 0.0
         self.keys = 0
         self.step = self.version = 0
         self.seen: list[str] = []
@@ -160,8 +161,9 @@ class World(RuleBasedStateMachine):
             return
         self.check(batch)
         self.lost_key, given = (key, None) if lost else ("", batch)
-        if self.answer_due is not None:
+        if self.answer_due is not None and self.clock.now < self.answer_until:
             assert batch.id == self.answer_due, "the lost answer is not given again"
+        self.answer_until = self.clock.now + 60.0
         self.batch, self.answer_due = given, batch.id if lost else None
 
     def check(self, batch: Batch) -> None:

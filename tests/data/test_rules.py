@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shoal.api.services.roles.data import SeedRange, TaskConfig
 from shoal_workers.data.allocator import dart, fixed
+from shoal_workers.data.faults import pause_after
 from shoal_workers.data.staleness import group_capacity, is_stale, may_open, staleness
 from shoal_workers.data.states import (
     AssignmentState,
@@ -60,6 +61,10 @@ def test_staleness(trainer: int, oldest: int, bound: int) -> None:
 def test_allocators_stay_within_the_group(success: float, size: int) -> None:
     assert fixed(success, size) == size
     assert 2 <= dart(success, size) <= size
+
+
+def test_faults_in_a_row_pause_longer_and_longer() -> None:
+    assert [pause_after(count) for count in range(9)] == [0.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
 
 
 def test_dart_as_published() -> None:

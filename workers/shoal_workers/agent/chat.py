@@ -41,10 +41,10 @@ class ChatHarness:
             end = self._end_of(tape, result, limit)
             if end is not None:
                 return EpisodeEnd(end, tape.reward, tape.turns, tape.segments())
-            if tape.turns:
-                tape.read(self.tokenizer.continuation(tape.token_ids, [_user(result)]))
-            if len(tape) >= self._config.max_model_len:
-                return EpisodeEnd(EpisodeOutcome.TRUNCATED, tape.reward, tape.turns, tape.segments())
+            added = self.tokenizer.continuation(tape.token_ids, [_user(result)]) if tape.turns else []
+            if len(tape) + len(added) >= self._config.max_model_len:
+                return self._no_room(tape, len(added))
+            tape.read(added)
             result = await self._turn(episode)
 
     async def _begin(self, episode: Episode) -> StepResult:
@@ -110,6 +110,13 @@ class ChatHarness:
         tape.turns += 1
         tape.reward += result.reward or 0.0
         return result
+
+    def _no_room(self, tape: Tape, added: int) -> EpisodeEnd:
+        """The next prompt does not fit; what it would have added is left away, as nothing was sampled after it."""
+        if not tape.turns:
+            sizes = f"the first prompt has {len(tape) + added} tokens, max_model_len is {self._config.max_model_len}"
+            raise EpisodeFaultError(EpisodeOutcome.AGENT_ERROR, sizes)
+        return EpisodeEnd(EpisodeOutcome.TRUNCATED, tape.reward, tape.turns, tape.segments())
 
     def _end_of(self, tape: Tape, result: StepResult, limit: int) -> EpisodeOutcome | None:
         """Whether the episode is over, and how."""

@@ -63,7 +63,7 @@ class Batches:
         """Hold it longer; returns until when. Raises a problem when it went back already."""
         self._leased(batch)
         until = now + self.config.batch_seconds
-        self.connection.execute("UPDATE batches SET expires_at = ? WHERE id = ?", (until, batch))
+        self.connection.execute("UPDATE batches SET expires_at = ?, renewed = 1 WHERE id = ?", (until, batch))
         return until
 
     def acknowledge(self, batch: str, step: int) -> bool:
@@ -144,23 +144,25 @@ class Batches:
         return [row["group_id"] for row in self.connection.execute(query, (batch,))]
 
     def _renew_all(self, trainer: str, now: float) -> None:
-        """Hold what the trainer holds: it asks for more, so it lives.
+        """Hold what the trainer is known to hold: it asks for more, so it lives.
 
         A trainer that saves every few steps has trained batches that no checkpoint names yet. If they ran out while it
-        waits for the next one, it would get them again and train on them twice. Without a key it may not know that it
-        holds them.
+        waits for the next one, it would get them again and train on them twice. A batch that it never renewed may have
+        been given to a call that it gave up.
         """
         until = now + self.config.batch_seconds
-        self.connection.execute(
-            "UPDATE batches SET expires_at = ? WHERE state = 'leased' AND trainer = ? AND key IS NOT NULL",
-            (until, trainer),
-        )
+        query = "UPDATE batches SET expires_at = ? WHERE state = 'leased' AND trainer = ? AND renewed"
+        self.connection.execute(query, (until, trainer))
 
     def _given_for(self, key: str, now: float) -> Batch | None:
         """The batch that was given for this key and is still held, if there is one."""
         query = "SELECT id FROM batches WHERE key = ? AND state = 'leased'"
         batch = scalar(self.connection, query, key) if key else None
-        return None if batch is None else self._message(batch, self.renew(batch, now))
+        if batch is None:
+            return None
+        until = now + self.config.batch_seconds
+        self.connection.execute("UPDATE batches SET expires_at = ? WHERE id = ?", (until, batch))
+        return self._message(batch, until)
 
     def _message(self, batch: str, until: float) -> Batch:
         groups = [self._group(group) for group in self._groups_of(batch)]

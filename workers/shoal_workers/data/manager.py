@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +30,9 @@ from shoal.api.services.trajectories import (
 from shoal_workers.data import meta, report
 from shoal_workers.data.assignments import Assignments
 from shoal_workers.data.batches import Batches
+from shoal_workers.data.caller import Caller
 from shoal_workers.data.evaluation import Evaluations
+from shoal_workers.data.faults import pause_after
 from shoal_workers.data.groups import Groups
 from shoal_workers.data.progress import Progress
 from shoal_workers.data.states import GroupState
@@ -65,18 +68,20 @@ class DataManager:
 
     # --- agents
 
-    async def claim(self, request: ClaimRequest, stopping: asyncio.Event | None = None) -> Claimed:
-        """Assignments, waiting for the first one."""
+    async def claim(self, request: ClaimRequest, caller: Caller | None = None) -> Claimed:
+        """Assignments, waiting for the first one; none while a pause lasts that faults in a row make."""
 
         def attempt() -> Claimed | None:
             if self._complete() or self._halted():
                 return Claimed(done=True)
             version, now = self._progress.version, self._clock()
+            if self._pause_left() > 0:
+                return None
             training = not self._progress.finished
             taken = self._assignments.claim(request.agent, request.count, version, now, training=training)
             return Claimed(assignments=taken) if taken else None
 
-        return await self._poll(attempt, request.wait, stopping) or Claimed()
+        return await self._poll(attempt, request.wait, caller) or Claimed()
 
     async def renew(self, assignment: str, attempt: int | None = None) -> AssignmentRenewed:
         """Hold an assignment longer."""
@@ -85,7 +90,14 @@ class DataManager:
 
     async def fail(self, assignment: str, fault: FaultReport) -> Accepted:
         """Take note of a fault."""
-        await self._change(lambda: self._assignments.fail(assignment, fault, self._clock()))
+
+        def take_note() -> float:
+            self._assignments.fail(assignment, fault, self._clock())
+            return self._pause_left()
+
+        pause = await self._change(take_note)
+        if pause > 0:
+            asyncio.get_running_loop().call_later(pause, self._announce)
         return Accepted(id=assignment)
 
     async def hand_back(self, assignment: str, message: HandBack) -> Accepted:
@@ -108,7 +120,7 @@ class DataManager:
 
     # --- trainer
 
-    async def lease_batch(self, request: BatchRequest, stopping: asyncio.Event | None = None) -> Batch | None:
+    async def lease_batch(self, request: BatchRequest, caller: Caller | None = None) -> Batch | None:
         """A batch, waiting until there is one; None in vain, or when training is over."""
 
         def attempt() -> Batch | None:
@@ -116,7 +128,7 @@ class DataManager:
                 return None
             return self._batches.lease(request, self._clock())
 
-        batch = await self._poll(attempt, request.wait, stopping)
+        batch = await self._poll(attempt, request.wait, caller)
         if batch is not None:
             self._announce()  # groups that were dropped as stale leave room for fresh ones
         return batch
@@ -172,7 +184,7 @@ class DataManager:
         return await self.store.run(lambda: report.make_report(self.store.connection, self.config))
 
     def wake_all(self) -> None:
-        """End every long poll now (the process stops)."""
+        """Let every long poll look whether its caller is still there."""
         self._announce()
 
     # --- inside the transaction
@@ -207,6 +219,12 @@ class DataManager:
     def _complete(self) -> bool:
         return self._progress.finished and not self._evaluations.waiting("final")
 
+    def _pause_left(self) -> float:
+        """Seconds until something may be handed out again after faults in a row."""
+        connection = self.store.connection
+        pause = pause_after(meta.get_int(connection, "consecutive_faults"))
+        return meta.get_float(connection, "fault_counted_at") + pause - self._clock() if pause else 0.0
+
     def _halted(self) -> str:
         return meta.get(self.store.connection, "halted")
 
@@ -232,21 +250,20 @@ class DataManager:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _poll(self, attempt: Callable[[], T | None], wait: float, stopping: asyncio.Event | None) -> T | None:
-        """Try now, and again whenever something changed, until `wait` seconds are over."""
+    async def _poll(self, attempt: Callable[[], T | None], wait: float, caller: Caller | None) -> T | None:
+        """Try now, and again whenever something changed, until `wait` seconds are over or the caller has left."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        while True:
+        while caller is None or not caller.left:
             changed = self._changed
             result = await self.store.run(attempt)
             left = deadline - loop.time()
-            if result is not None or left <= 0 or (stopping is not None and stopping.is_set()):
+            if result is not None or left <= 0:
                 return result
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, LOOK_AGAIN_SECONDS)):
                     await changed.wait()
-            except TimeoutError:
-                continue
+        return None
 
 
 def _median(histogram: dict[int, int]) -> int:

@@ -58,6 +58,7 @@ CREATE TABLE IF NOT EXISTS batches (
   version INTEGER NOT NULL,
   expires_at REAL NOT NULL,
   key TEXT UNIQUE,
+  renewed INTEGER NOT NULL DEFAULT 0,
   step INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS batches_by_state ON batches (state, version);

@@ -24,6 +24,7 @@ from shoal.api.services.trajectories import (
     ReconcileRequest,
     TrajectoryRecord,
 )
+from shoal_workers.data.caller import Caller
 from shoal_workers.data.manager import DataManager
 from shoal_workers.data.store import StoreError
 from shoal_workers.service import ConfigurationError, Identity, Service, read, reply
@@ -68,7 +69,9 @@ def _add_agent_routes(service: Service, manager: DataManager) -> None:
 
     @app.post("/assignments:claim", response_model=Claimed)
     async def claim(request: Request) -> Response:
-        return reply(await manager.claim(await read(request, ClaimRequest), service.stopping))
+        asked = await read(request, ClaimRequest)
+        async with Caller(request, service.stopping, manager.wake_all) as caller:
+            return reply(await manager.claim(asked, caller))
 
     @app.post("/assignments/{assignment}:renew", response_model=AssignmentRenewed)
     async def renew(assignment: str, attempt: int | None = None) -> Response:
@@ -92,7 +95,9 @@ def _add_trainer_routes(service: Service, manager: DataManager) -> None:
 
     @app.post("/batches:lease", response_model=Batch, responses={204: {"description": "No batch yet."}})
     async def lease(request: Request) -> Response:
-        batch = await manager.lease_batch(await read(request, BatchRequest), service.stopping)
+        asked = await read(request, BatchRequest)
+        async with Caller(request, service.stopping, manager.wake_all) as caller:
+            batch = await manager.lease_batch(asked, caller)
         return Response(status_code=204) if batch is None else reply(batch)
 
     @app.post("/batches:reconcile", response_model=Reconciled)
