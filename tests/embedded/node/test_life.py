@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,23 @@ async def test_a_pod_without_a_node_is_bound(pods: PodClient) -> None:
     await pods.create("homeless", shell("exec sleep 60"), nodeName=None, schedulerName=SCHEDULER)
     await pods.until("homeless", is_ready)
     assert (await pods.get("homeless"))["spec"]["nodeName"] == pods.node
+
+
+async def test_a_burst_of_changes_starts_it_once(pods: PodClient, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    names = [f"burst-{number}" for number in range(5)]
+
+    async def create(name: str) -> None:
+        await pods.create(name, shell(f"echo {name} >> {trace}; exec sleep 60"))
+        for turn in range(3):
+            await pods.client.patch(PODS, name, {"metadata": {"labels": {"turn": str(turn)}}}, pods.namespace)
+
+    await asyncio.gather(*map(create, names))
+    for name in names:
+        await pods.until(name, is_ready)
+    await eventually(lambda: _exists(trace))
+    await asyncio.sleep(0.3)
+    assert sorted(trace.read_text().split()) == names
 
 
 async def test_a_device_that_is_not_there_is_named(pods: PodClient) -> None:

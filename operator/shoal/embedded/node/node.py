@@ -190,20 +190,24 @@ class Node:
         if self._is_mine(pod):
             worker = self._workers.get(pod.uid)
             if worker is None:
-                self._spawn(self._work(pod))
+                self._begin(pod)
             else:
                 worker.update(pod)
         elif wants_node(pod, self._settings.scheduler):
             self._place(pod)
 
-    async def _work(self, pod: Pod) -> None:
+    def _begin(self, pod: Pod) -> None:
+        # The worker is entered at once, not by its task: the next event may come before that runs.
         try:
             worker = self._workers[pod.uid] = self._new_worker(pod)
         except (KeyError, TypeError, ValueError) as error:
             log.exception("pod %s/%s makes no sense", pod.namespace, pod.name)
             message = f"not a pod that can be run: {type(error).__name__}: {error}"
-            await self._recorder.record(pod.reference(), "Warning", "FailedSync", message)
+            self._spawn(self._recorder.record(pod.reference(), "Warning", "FailedSync", message))
             return
+        self._spawn(self._work(pod, worker))
+
+    async def _work(self, pod: Pod, worker: PodWorker) -> None:
         try:
             await worker.run()
             kill_all(find_marked({NODE_MARK: str(self._data), POD_MARK: pod.uid}), SIGKILL)
