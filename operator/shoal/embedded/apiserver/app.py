@@ -21,6 +21,8 @@ Json = dict[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 NAMESPACES = ("default", "kube-system")
+_OPEN = ("/healthz", "/readyz", "/livez")
+_PATH = "path"
 BODY_LIMIT = 16 * 1024 * 1024
 _DEFINITIONS = f"{CRDS}.apiextensions.k8s.io"
 
@@ -77,10 +79,7 @@ class ApiServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if self._token is not None and request.path not in ("/healthz", "/readyz", "/livez"):
-                given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-                if not hmac.compare_digest(given.encode(), self._token.encode()):
-                    raise StatusError(401, "Unauthorized", "Unauthorized")
+            request[_PATH] = self._admit(request)
             return await handler(request)
         except StatusError as error:
             return bodies.failure(error)
@@ -90,9 +89,25 @@ class ApiServer:
             log.exception("%s %s failed", request.method, request.path)
             return bodies.failure(StatusError(500, "InternalError", f"{type(error).__name__}: {error}"))
 
+    def _admit(self, request: web.Request) -> str:
+        """The path that is asked for; raises 401 without the token.
+
+        The token is the first part of the path, because kubectl sends no bearer token where there is no TLS; a bearer
+        token will do as well.
+        """
+        first, _, rest = request.path.lstrip("/").partition("/")
+        if self._token is None or request.path in _OPEN:
+            return request.path
+        if hmac.compare_digest(first.encode(), self._token.encode()):
+            return f"/{rest}"
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if hmac.compare_digest(given.encode(), self._token.encode()):
+            return request.path
+        raise StatusError(401, "Unauthorized", "Unauthorized")
+
     async def _route(self, request: web.Request) -> web.StreamResponse:
-        parts = [part for part in request.path.split("/") if part]
-        fixed = self._fixed(parts)
+        parts = [part for part in request[_PATH].split("/") if part]
+        fixed = self._fixed(parts, request.path.removesuffix(request[_PATH]))
         if fixed is not None:
             return bodies.answer(fixed) if isinstance(fixed, dict) else web.Response(text=fixed)
         if parts[:1] == ["apis"] and parts[1:3] == ["authorization.k8s.io", "v1"]:
@@ -103,8 +118,8 @@ class ApiServer:
             return await logs.stream(request, self._storage, pod)
         return await self._handlers.handle(request, target)
 
-    def _fixed(self, parts: list[str]) -> Json | str | None:
-        """Answers that no object has a part in."""
+    def _fixed(self, parts: list[str], prefix: str) -> Json | str | None:
+        """Answers that no object has a part in; `prefix` is what stands before the path in the server's URL."""
         match parts:
             case ["healthz" | "readyz" | "livez", *_]:
                 return "ok"
@@ -124,7 +139,7 @@ class ApiServer:
             case ["openapi", "v2"]:
                 return openapi.swagger()
             case ["openapi", "v3"]:
-                return openapi.index(self._registry)
+                return openapi.index(self._registry, prefix)
             case ["openapi", "v3", "api", "v1"]:
                 return openapi.document(self._registry.in_version("", "v1"))
             case ["openapi", "v3", "apis", group, version]:

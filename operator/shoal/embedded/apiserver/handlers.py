@@ -9,6 +9,7 @@ import orjson
 from aiohttp import web
 
 from shoal.embedded.apiserver import bodies, patches, scale, tables
+from shoal.embedded.apiserver.binding import bind
 from shoal.embedded.apiserver.collector import Collector
 from shoal.embedded.apiserver.errors import (
     StatusError,
@@ -67,6 +68,9 @@ class Handlers:
             return await self._collection(request, target)
         if target.subresource == "scale":
             return await self._scale(request, target)
+        if target.subresource == "binding" and target.resource.key == "pods" and request.method == "POST":
+            body = await _object(request)
+            return bodies.answer(bind(self._objects, target.resource, target.home, target.name, body), 201)
         if target.subresource not in ("", "status"):
             raise unknown_path()
         if target.subresource == "status" and "status" not in target.resource.subresources:

@@ -9,12 +9,12 @@ Json = dict[str, Any]
 _VALIDATION = {"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}
 
 
-def index(registry: Registry) -> Json:
-    """/openapi/v3: where the documents are."""
-    paths = {"api/v1": {"serverRelativeURL": "/openapi/v3/api/v1"}}
+def index(registry: Registry, prefix: str) -> Json:
+    """/openapi/v3: where the documents are; `prefix` stands before every path of this server."""
+    paths = {"api/v1": {"serverRelativeURL": f"{prefix}/openapi/v3/api/v1"}}
     for group, versions in registry.groups().items():
         for version in versions:
-            paths[f"apis/{group}/{version}"] = {"serverRelativeURL": f"/openapi/v3/apis/{group}/{version}"}
+            paths[f"apis/{group}/{version}"] = {"serverRelativeURL": f"{prefix}/openapi/v3/apis/{group}/{version}"}
     return {"paths": paths}
 
 

@@ -88,7 +88,8 @@ def embedded_apiserver(layout: Layout) -> list[Program]:
     file.touch(mode=0o600)
     file.write_text(token)
     command += ["--token-file", str(file)]
-    write_kubeconfig(layout.kubeconfig, f"http://127.0.0.1:{port}", token)
+    # kubectl sends no bearer token without TLS, so the token is in the URL, too.
+    write_kubeconfig(layout.kubeconfig, f"http://127.0.0.1:{port}/{token}", token)
     return [Program("apiserver", command)]
 
 
