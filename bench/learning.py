@@ -75,10 +75,10 @@ class Run:
         return max(point.metrics["logprob_gap"] for point in self.report.steps)
 
 
-def run_once(job: Path, seed: int, timeout: float) -> Run:
-    """One `shoal run`; raises CalledProcessError when it fails."""
+def run_once(job: Path, seed: int, timeout: float, more: list[str]) -> Run:
+    """One `shoal run`, with `more` arguments; raises CalledProcessError when it fails."""
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
-        command = [sys.executable, "-m", "shoal.cli.main", "run", str(job), "--seed", str(seed)]
+        command = [sys.executable, "-m", "shoal.cli.main", "run", str(job), "--seed", str(seed), *more]
         began = time.monotonic()
         subprocess.run([*command, "--report-dir", folder, "--timeout", str(timeout)], check=True, cwd=ROOT)
         total = time.monotonic() - began
@@ -159,11 +159,13 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=600.0, help="Seconds that one run may take.")
     parser.add_argument("--share", type=float, default=0.9, help="Of the optimum, that every run must reach.")
     parser.add_argument("--gain", type=float, default=0.4, help="That every run must gain over its start.")
+    parser.add_argument("more", nargs="*", help="After --: further arguments of `shoal run`.")
     arguments = parser.parse_args()
+    more: list[str] = arguments.more
     job = arguments.job.resolve()
     build_model(job)
     reference = baselines(job)
-    runs = [run_once(job, seed, arguments.timeout) for seed in arguments.seeds]
+    runs = [run_once(job, seed, arguments.timeout, more) for seed in arguments.seeds]
     text = table(runs, reference, job)
     print(text)
     if arguments.out:

@@ -220,3 +220,6 @@ class FakeLearner:
 
     async def close(self) -> None:
         """Nothing to stop."""
+
+    def abandon(self) -> None:
+        """Nothing to stop."""

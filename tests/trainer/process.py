@@ -40,16 +40,28 @@ class TrainerProcess:
         """The processes with the mark that are not zombies."""
         return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal() and self._marked(path)]
 
-    async def end(self, number: signal.Signals) -> int:
-        """Signal the process, wait until it and all that it started are gone; its exit status."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
+    async def end(self) -> int:
+        """Ask the process to end, wait until it and all that it started are gone; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
         status = await self.process.wait()
         try:
             await until(lambda: not self.alive(), END_SECONDS)
         except AssertionError:
             raise AssertionError(f"still there: {[commands(pid) for pid in self.alive()]}") from None
         return status
+
+    async def kill(self) -> None:
+        """Kill the process itself and nothing else, as the kernel or a person would."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+    async def clear(self) -> None:
+        """Leave nothing, however the test went."""
+        await self.kill()
+        for pid in self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _marked(self, path: Path) -> bool:
         try:
@@ -59,15 +71,15 @@ class TrainerProcess:
 
 
 @contextlib.asynccontextmanager
-async def trainer_process(config: TrainerConfig, mark: str) -> AsyncIterator[TrainerProcess]:
-    """A running trainer; killed when the block ends."""
+async def trainer_process(config: TrainerConfig, mark: str, leave: bool = False) -> AsyncIterator[TrainerProcess]:
+    """A running trainer; killed when the block ends, and what it started as well unless it is to be left."""
     environment = {**os.environ, "SHOAL_CONFIG": config.model_dump_json(), "POD_IP": "127.0.0.1", MARK: mark}
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "shoal_workers.trainer", env=environment)
     trainer = TrainerProcess(process, mark)
     try:
         yield trainer
     finally:
-        await trainer.end(signal.SIGKILL)
+        await (trainer.kill() if leave else trainer.clear())
 
 
 async def status_of(port: int) -> TrainerStatus:

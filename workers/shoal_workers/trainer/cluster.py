@@ -16,6 +16,7 @@ from typing import Any
 from shoal.api.services.models import WeightsTarget
 from shoal.api.services.roles.trainer import TrainerConfig
 from shoal_workers.service.config import ConfigurationError
+from shoal_workers.trainer import strays
 from shoal_workers.trainer.progress import Progress
 
 _MEGABYTE = 1 << 20
@@ -38,6 +39,8 @@ class RayLearner:
         """Start or join Ray and load the model; raises ConfigurationError where either cannot be."""
         import ray
 
+        self._sweep()
+        strays.mark(self._session.name)
         try:
             with _signals_kept():
                 await asyncio.to_thread(ray.init, **self._options())
@@ -80,6 +83,21 @@ class RayLearner:
         import ray
 
         ray.shutdown()
+        self._sweep()
+
+    def abandon(self) -> None:
+        """As `close`, at once and without asking Ray, which may be what is broken."""
+        self._sweep()
+
+    @property
+    def _session(self) -> Path:
+        return session_folder(self._config.folder)
+
+    def _sweep(self) -> None:
+        """Remove what this or an earlier process of the job left of a head of its own."""
+        if not self._config.ray_address:
+            strays.sweep(self._session.name)
+            shutil.rmtree(self._session, ignore_errors=True)
 
     async def _call(self, name: str, *arguments: Any) -> Any:
         return await self._actor.call.remote(name, arguments)
@@ -93,19 +111,17 @@ class RayLearner:
             "num_cpus": self._config.learner_threads,
             "object_store_memory": self._config.object_store_megabytes * _MEGABYTE,
             "_node_ip_address": self._host,
-            "_temp_dir": str(session_folder(self._config.folder)),
+            "_temp_dir": str(self._session),
         }
 
 
 def session_folder(folder: str) -> Path:
-    """A folder for Ray's sockets, emptied of what earlier processes of the same job left there.
+    """The folder for Ray's sockets and logs, one for each job.
 
     Socket paths may have 107 bytes, so it lies in the system's temporary folder under a short name.
     """
     digest = hashlib.sha256(folder.encode()).hexdigest()[:8]
-    path = Path(tempfile.gettempdir(), f"shoal-ray-{digest}")
-    shutil.rmtree(path, ignore_errors=True)
-    return path
+    return Path(tempfile.gettempdir(), f"shoal-ray-{digest}")
 
 
 @contextlib.contextmanager

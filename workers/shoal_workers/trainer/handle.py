@@ -35,3 +35,6 @@ class LearnerHandle(Protocol):
 
     async def close(self) -> None:
         """Stop the learner; after that no call may be made."""
+
+    def abandon(self) -> None:
+        """Stop it at once, whatever state it is in: the process is about to end."""

@@ -55,6 +55,9 @@ class ThreadLearner:
         """End the thread after the call that runs."""
         await asyncio.to_thread(self._thread.shutdown)
 
+    def abandon(self) -> None:
+        """Nothing: a thread ends with its process."""
+
     @property
     def _started(self) -> LearnerWorker:
         if self._worker is None:

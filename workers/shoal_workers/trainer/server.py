@@ -43,7 +43,7 @@ def assemble(config: TrainerConfig, identity: Identity, learner: LearnerHandle) 
 
     @contextlib.asynccontextmanager
     async def driving() -> AsyncIterator[None]:
-        task = asyncio.create_task(_drive(driver, service))
+        task = asyncio.create_task(_drive(driver, service, learner))
         try:
             yield
         finally:
@@ -58,7 +58,7 @@ def assemble(config: TrainerConfig, identity: Identity, learner: LearnerHandle) 
     return service
 
 
-async def _drive(driver: TrainerDriver, service: Service) -> None:
+async def _drive(driver: TrainerDriver, service: Service, learner: LearnerHandle) -> None:
     service.set_ready()
     try:
         await driver.run()
@@ -66,7 +66,8 @@ async def _drive(driver: TrainerDriver, service: Service) -> None:
         line = " ".join(f"trainer: {error}".split())
         logger.exception("training failed")
         write_termination_message(line)
-        # Nothing here is worth an orderly end: the state is in the checkpoint, and Ray's processes die with this one.
+        # Nothing here is worth an orderly end: the state is in the checkpoint.
+        learner.abandon()
         os._exit(2 if isinstance(error, ConfigurationError) else 1)
 
 
