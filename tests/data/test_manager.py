@@ -241,6 +241,16 @@ async def test_a_lost_answer_is_given_again(desk: Desk) -> None:
     assert (await batch_of(manager, key="b")).id != first.id
 
 
+async def test_an_answer_that_is_asked_for_too_late_is_a_new_one(desk: Desk) -> None:
+    manager = desk.open()
+    await play(manager, 4)
+    first = await batch_of(manager, key="a")
+    desk.clock.now += 61
+    again = await batch_of(manager, key="a")
+    assert again.id != first.id
+    assert {group.id for group in again.groups} == {group.id for group in first.groups}
+
+
 async def test_more_groups_than_are_ever_kept(desk: Desk) -> None:
     manager = desk.open()
     with pytest.raises(ProblemError, match="5 asked for, but at most 4"):

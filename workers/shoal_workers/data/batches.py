@@ -137,7 +137,7 @@ class Batches:
     def _give_back(self, row: sqlite3.Row) -> None:
         for group in self._groups_of(row["id"]):
             self.groups.move(group, GroupState.LEASED, GroupState.COMPLETE)
-        self.connection.execute("UPDATE batches SET state = 'released' WHERE id = ?", (row["id"],))
+        self.connection.execute("UPDATE batches SET state = 'released', key = NULL WHERE id = ?", (row["id"],))
 
     def _groups_of(self, batch: str) -> list[int]:
         query = "SELECT group_id FROM batch_groups WHERE batch_id = ?"
