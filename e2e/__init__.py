@@ -1,0 +1,1 @@
+"""Scenarios on whole systems: real control plane, real engines, real trainer."""
