@@ -13,6 +13,7 @@ independently of each other. Which action is good in which state is left to lear
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ ROLES = ("system", "user", "assistant")
 VOCABULARY_SIZE = 96  # a multiple of 32; ids without a meaning get placeholder words, so that each decodes to something
 MAX_LENGTH = 256
 MAX_TURNS = 8
+RECIPE = "recipe.sha256"
 WARM_STEPS = 200
 WARM_BATCH = 32
 WARM_LEARNING_RATE = 2e-3
@@ -123,12 +125,26 @@ def warm_start(model: Qwen3ForCausalLM, words: list[str], states: int, seed: int
     return float(loss.detach())
 
 
-def save(folder: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+def recipe(seed: int, states: int) -> str:
+    """What a model is made by: this file and its arguments. The same recipe gives the same model."""
+    return hashlib.sha256(Path(__file__).read_bytes() + f" {seed} {states}".encode()).hexdigest()
+
+
+def recipe_of(folder: Path) -> str | None:
+    """The recipe of the model in the folder, None where there is no model of this program."""
+    try:
+        return (folder / RECIPE).read_text()
+    except OSError:
+        return None
+
+
+def save(folder: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, made_by: str) -> None:
     """Write the model beside its place and move it there, so that a half-written model is never seen."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    (temporary / RECIPE).write_text(made_by)
     for file in temporary.iterdir():
         file.chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)
@@ -143,11 +159,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--states", type=int, default=16, help="states of the lake (16 for 4x4)")
     arguments = parser.parse_args()
+    made_by = recipe(arguments.seed, arguments.states)
+    if recipe_of(arguments.out) == made_by:
+        print(json.dumps({"model": str(arguments.out), "built": False}))
+        return
     torch.set_num_threads(1)
     words = vocabulary(arguments.states)
     model = build_model(words, arguments.seed)
     loss = warm_start(model, words, arguments.states, arguments.seed)
-    save(arguments.out.absolute(), model, build_tokenizer(words))
+    save(arguments.out.absolute(), model, build_tokenizer(words), made_by)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(json.dumps({"model": str(arguments.out), "parameters": parameters, "format_loss": round(loss, 3)}))
 

@@ -21,7 +21,9 @@ def test_a_version_is_a_model_that_loads_with_true_checksums(tmp_path: Path) -> 
     model = load_model(str(tmp_path / "model"), "auto")
     with torch.no_grad():
         model.get_output_embeddings().weight.add_(1.0)  # type: ignore[no-untyped-call]
-    target = publish.publish(tmp_path / "versions", model, str(tmp_path / "model"), version=3, step=2)
+    target = publish.publish(
+        tmp_path / "versions", model, publish.companions_of(str(tmp_path / "model")), version=3, step=2
+    )
     folder = Path(target.path)
     assert folder == tmp_path / "versions" / "3"
     manifest = (folder / "manifest.json").read_bytes()

@@ -102,7 +102,8 @@ class TrainerDriver:
             extra={"step": progress.step, "version": progress.version, "released": len(settled.released)},
         )
         await self._republish(await self._learner.latest())
-        await self._data.report(self._progress.step, self._progress.version, {})
+        # With the step's figures, which a report without them would wipe out.
+        await self._data.report(self._progress.step, self._progress.version, self._progress.figures)
 
     async def _republish(self, latest: WeightsTarget | None) -> None:
         """Publish the restored weights where the newest publication is not exactly theirs.
@@ -151,6 +152,7 @@ class TrainerDriver:
             step=before.step + 1,
             version=before.version + 1,
             consumed=(*before.consumed, batch.id)[-REMEMBERED_BATCHES:],
+            figures=figures,
         )
         self._unacknowledged.append(batch.id)
         if self._progress.step % self._config.checkpoint_every == 0 or self._progress.step == self._config.steps:
@@ -160,7 +162,7 @@ class TrainerDriver:
         self._gateway.aim(await self._learner.publish(self._progress.version, self._progress.step, in_use))
         await self._acknowledge()
         self._gap = max(self._gap, figures.get("logprob_gap", 0.0))
-        figures["step_seconds"] = self._clock() - began
+        figures = {**figures, "step_seconds": self._clock() - began}
         self._figures = figures
         await self._data.report(self._progress.step, self._progress.version, figures)
         logger.info("step", extra={"step": self._progress.step, "version": self._progress.version, **figures})

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,17 @@ LATEST = "latest.json"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json")
 
 
-def publish(folder: Path, model: PreTrainedModel, source: str, version: int, step: int) -> WeightsTarget:
+def publish(
+    folder: Path, model: PreTrainedModel, companions: Mapping[str, bytes], version: int, step: int
+) -> WeightsTarget:
     """Write `version` and make it the latest; an old folder of the same number is replaced.
 
-    `source` is where the model came from: its tokenizer goes with the weights.
+    `companions` are the files that go with the weights (see `companions_of`).
     """
     target = folder / str(version)
     with new_folder(target) as temporary:
-        _copy_companions(source, temporary)
+        for name, content in companions.items():
+            (temporary / name).write_bytes(content)
         model.save_pretrained(temporary)
         for path in temporary.iterdir():
             path.chmod(0o644)
@@ -66,14 +70,24 @@ def _manifest(folder: Path, version: int, step: int) -> bytes:
     return orjson.dumps({"version": version, "step": step, "files": files}, option=orjson.OPT_INDENT_2)
 
 
-def _copy_companions(source: str, target: Path) -> None:
-    """Everything of the model's folder that is not weights: tokenizer, chat template, generation defaults."""
-    folder = Path(source)
-    if not folder.is_dir():
-        from transformers import AutoTokenizer
+def companions_of(source: str) -> dict[str, bytes]:
+    """Everything of a model that is not weights: tokenizer, chat template, generation defaults.
 
-        AutoTokenizer.from_pretrained(source).save_pretrained(target)
-        return
-    for path in folder.iterdir():
-        if path.is_file() and path.name != MANIFEST and not any(path.match(pattern) for pattern in _WEIGHTS):
-            shutil.copyfile(path, target / path.name)
+    Read once at the start, so that a job does not depend on its source staying as it is.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return _companions_in(folder)
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as temporary:
+        AutoTokenizer.from_pretrained(source).save_pretrained(temporary)
+        return _companions_in(Path(temporary))
+
+
+def _companions_in(folder: Path) -> dict[str, bytes]:
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.is_file() and path.name != MANIFEST and not any(path.match(pattern) for pattern in _WEIGHTS)
+    }

@@ -30,6 +30,7 @@ class LearnerWorker:
         self._config = config
         self._learner = Learner(load_model(config.model, config.dtype), learning_rule(config.algorithm), config)
         self._original = self._learner.state()
+        self._companions = publish.companions_of(config.model)
 
     def restore(self) -> Progress:
         """Go back to the newest checkpoint, or to the original weights where there is none."""
@@ -56,7 +57,7 @@ class LearnerWorker:
 
     def publish(self, version: int, step: int, in_use: Collection[int]) -> WeightsTarget:
         """Write the weights as they are to the shared volume as `version`; remove old ones that no engine serves."""
-        published = publish.publish(self._versions, self._learner.model, self._config.model, version, step)
+        published = publish.publish(self._versions, self._learner.model, self._companions, version, step)
         publish.prune(self._versions, self._config.versions_keep, in_use)
         return published
 
