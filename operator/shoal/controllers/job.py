@@ -73,7 +73,10 @@ class JobController:
         context = self._context
         world = context.world
         fleet_name = job.fleet_name(owner.name, spec)
-        pool_names = [job.pool_name(owner.name, source) for source in spec.environments]
+
+        def at(name: str) -> ObjectKey:
+            return ObjectKey(owner.namespace, name)
+
         return JobObserved(
             generation=body["metadata"].get("generation", 0),
             created_at=context.now,
@@ -81,9 +84,12 @@ class JobController:
             pods=pods,
             children=world.children_of(owner.uid),
             expected=context.effects.expected(owner, (Role.DATA, Role.TRAINER, Role.AGENT)),
-            fleet=dependency("RolloutFleet", world.fleets, ObjectKey(owner.namespace, fleet_name)),
+            fleet=dependency("RolloutFleet", world.fleets, at(fleet_name), owned=spec.fleet.ref is None),
             environments=[
-                dependency("EnvironmentPool", world.pools, ObjectKey(owner.namespace, name)) for name in pool_names
+                dependency(
+                    "EnvironmentPool", world.pools, at(job.pool_name(owner.name, source)), owned=source.ref is None
+                )
+                for source in spec.environments
             ],
             data=self._reading(owner.uid),
         )
@@ -108,15 +114,15 @@ def build(owner: Owner, spec: RLJobSpec, context: Context, token: str) -> JobDes
     )
 
 
-def dependency(kind: str, store: Store[Json], key: ObjectKey) -> DependencyView:
+def dependency(kind: str, store: Store[Json], key: ObjectKey, *, owned: bool) -> DependencyView:
     """A pool or fleet as the job sees it; conditions of an older spec do not count."""
     body = store.get(key)
     if body is None:
-        return DependencyView(kind, key.name, exists=False)
+        return DependencyView(kind, key.name, exists=False, owned=owned)
     status = body.get("status") or {}
     current = status.get("observedGeneration") == body["metadata"].get("generation")
     found = [Condition.model_validate(each) for each in status.get("conditions", [])] if current else []
-    return DependencyView(kind, key.name, True, found)
+    return DependencyView(kind, key.name, True, found, owned)
 
 
 def read_data(status: DataStatus) -> JobReading:

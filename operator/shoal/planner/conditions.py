@@ -53,7 +53,13 @@ def transitions(old: Iterable[Condition], new: Iterable[Condition], warnings: fr
         if condition.type not in before and condition.status != "True":
             continue  # a condition that starts out false tells nobody anything
         bad = condition.type in warnings and condition.status == "True"
-        events.append(Event("Warning" if bad else "Normal", condition.reason, condition.message or condition.type))
+        events.append(
+            Event(
+                "Warning" if bad else "Normal",
+                condition.reason,
+                condition.message or f"{condition.type} is {condition.status}",
+            )
+        )
     return events
 
 

@@ -31,12 +31,16 @@ LINGER_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class DependencyView:
-    """A pool or fleet that the job uses; `conditions` is empty until its controller has looked at it."""
+    """A pool or fleet that the job uses; `conditions` is empty until its controller has looked at it.
+
+    One that is `owned` and does not exist yet is no trouble: the same pass creates it.
+    """
 
     kind: str
     name: str
     exists: bool
     conditions: Sequence[Condition] = ()
+    owned: bool = False
 
     @property
     def available(self) -> bool:
@@ -49,7 +53,7 @@ class DependencyView:
         for condition in self.conditions:
             if condition.type == "Degraded" and condition.status == "True":
                 return f"{self.kind} {self.name}: {condition.reason}: {condition.message}"
-        return "" if self.exists else f"{self.kind} {self.name} does not exist"
+        return "" if self.exists or self.owned else f"{self.kind} {self.name} does not exist"
 
 
 @dataclass(frozen=True)

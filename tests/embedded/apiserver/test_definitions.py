@@ -1,5 +1,6 @@
 """Shoal's resources on the embedded API server: the same cases that the real one accepts and refuses."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,3 +80,10 @@ def test_kubectl_does_what_a_person_does(embedded: Embedded) -> None:
     assert "spec.environment.protocol: Unsupported value" in refused
     assert "deleted" in embedded.kubectl(*kubectl, "delete", "envpool", "sample", "--timeout=5s")
     assert "No resources found" in embedded.kubectl(*kubectl, "get", "envpool", check=False)
+
+
+def test_takes_every_example(embedded: Embedded) -> None:
+    for file in sorted((Path(__file__).parents[3] / "examples").rglob("*.yaml")):
+        for document in yaml.safe_load_all(file.read_text()):
+            status, answer = apply(embedded, "default", document)
+            assert status == 201, (file, answer)
