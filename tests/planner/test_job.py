@@ -7,7 +7,8 @@ import pytest
 
 from shoal.api.base import Condition
 from shoal.api.labels import SPEC_HASH, Role
-from shoal.api.v1alpha1.rljob import RLJobSpec, RLJobStatus, RoleAttempts
+from shoal.api.v1alpha1.jobstatus import RLJobStatus, RoleAttempts
+from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.planner.actions import Apply, CreatePod, DeletePod, DeleteSelf, Event, Plan
 from shoal.planner.job import LINGER_SECONDS, DependencyView, JobDesired, JobObserved, JobReading, plan_job
 from shoal.planner.observed import Expected, PodView, Reading, Trouble

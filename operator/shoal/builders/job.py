@@ -7,7 +7,10 @@ from shoal.api.services.roles.agent import AgentConfig, HarnessConfig, PoolAcces
 from shoal.api.services.roles.data import DataConfig, EvaluationConfig, SuccessConfig, TaskConfig
 from shoal.api.services.roles.trainer import AlgorithmConfig, OptimizerConfig, StrategyConfig, TrainerConfig
 from shoal.api.v1alpha1.common import API_VERSION
-from shoal.api.v1alpha1.rljob import Algorithm, EnvironmentSource, Evaluation, Optimizer, RLJobSpec
+from shoal.api.v1alpha1.jobdata import Evaluation
+from shoal.api.v1alpha1.jobplanes import EnvironmentSource
+from shoal.api.v1alpha1.jobtrainer import Algorithm, Optimizer
+from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.builders.children import build_resource
 from shoal.builders.environment import pool_owner
 from shoal.builders.fleet import fleet_owner

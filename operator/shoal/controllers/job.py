@@ -8,14 +8,14 @@ from pydantic import ValidationError
 from shoal.api.base import Condition
 from shoal.api.labels import Role
 from shoal.api.services.trajectories import DataStatus
-from shoal.api.v1alpha1.rljob import (
+from shoal.api.v1alpha1.jobstatus import (
     EvaluationStatus,
     RewardStatus,
-    RLJobSpec,
     RLJobStatus,
     StalenessStatus,
     TrajectoryCounts,
 )
+from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.builders import job
 from shoal.builders.children import build_service, build_token_secret
 from shoal.builders.owner import Owner

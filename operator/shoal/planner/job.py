@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 
 from shoal.api.base import Condition
 from shoal.api.labels import SPEC_HASH, Role
-from shoal.api.v1alpha1.rljob import (
+from shoal.api.v1alpha1.jobstatus import (
     EvaluationStatus,
     JobPhase,
     RewardStatus,
-    RLJobSpec,
     RLJobStatus,
     RoleAttempts,
     StalenessStatus,
     TrajectoryCounts,
 )
+from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.planner import conditions, health
 from shoal.planner.actions import Action, CreatePod, DeletePod, DeleteSelf, Manifest, Plan
 from shoal.planner.children import changed_children

@@ -63,6 +63,10 @@ def resolve_count(value: int | str, total: int, *, round_up: bool = True) -> int
     return -(-share // 100) if round_up else share // 100
 
 
+Decimal = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?$", max_length=32)]
+"""A decimal number as text, because Kubernetes' API conventions allow no floating point."""
+
+
 def name_limit(characters: int) -> Cel:
     """The rule that keeps the names of children, which are longer, within Kubernetes' 63 characters."""
     return Cel(f"size(self.metadata.name) <= {characters}", f"the name must not be longer than {characters} characters")

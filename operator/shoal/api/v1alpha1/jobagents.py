@@ -1,0 +1,83 @@
+"""The agents of a job: who plays episodes, and how."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from shoal.api.base import ApiModel
+from shoal.api.markers import Cel
+from shoal.api.v1alpha1.common import Decimal, FreeForm, PodTemplate
+
+
+class HarnessType(StrEnum):
+    """How an agent talks to the model and to the environment."""
+
+    CHAT = "Chat"
+    OPENAI = "OpenAI"
+
+
+class InvalidActionPolicy(StrEnum):
+    """What a malformed action does to the episode."""
+
+    TERMINATE = "Terminate"
+    CONTINUE = "Continue"
+
+
+class Harness(ApiModel):
+    """The program that turns observations into prompts and answers into actions."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel("self.type != 'OpenAI' || has(self.module)", "harness OpenAI needs module (module:function)"),
+    )
+
+    type: HarnessType = HarnessType.CHAT
+    module: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+                max_length=256,
+                description="module:function of an agent that talks to the model through its OpenAI address.",
+            ),
+        ]
+        | None
+    ) = None
+    system_prompt: Annotated[
+        str, Field(max_length=65_536, description="First message of every episode; none when empty.")
+    ] = ""
+    invalid_action: InvalidActionPolicy = InvalidActionPolicy.TERMINATE
+    config: FreeForm = Field(default_factory=dict, description="Passed to the harness.")
+
+
+class Sampling(ApiModel):
+    """How tokens are drawn while training."""
+
+    temperature: Annotated[Decimal, Field(description="Temperature, as decimal text.")] = "1.0"
+    top_p: Annotated[
+        Decimal,
+        Field(description="Nucleus share, as decimal text; below 1 the log-probs of engine and trainer differ."),
+    ] = "1.0"
+    max_tokens_per_turn: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Tokens that one model call may generate.")
+    ] = 256
+
+
+class TurnBudget(StrEnum):
+    """How many turns an episode may take; `Fixed` is maxTurns."""
+
+    FIXED = "Fixed"
+
+
+class Agents(ApiModel):
+    """The processes that run episodes."""
+
+    harness: Harness = Field(default_factory=Harness)
+    replicas: Annotated[int, Field(ge=0, le=10_000, description="Agent processes.")] = 1
+    concurrency: Annotated[int, Field(ge=1, le=10_000, description="Episodes that one agent process runs at once.")] = (
+        32
+    )
+    max_turns: Annotated[int, Field(ge=1, le=100_000, description="Turns after which an episode is truncated.")] = 32
+    turn_budget: TurnBudget = TurnBudget.FIXED
+    sampling: Sampling = Field(default_factory=Sampling)
+    template: PodTemplate = Field(default_factory=PodTemplate)

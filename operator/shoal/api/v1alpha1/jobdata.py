@@ -1,0 +1,119 @@
+"""The data of a job: tasks, groups, staleness, evaluation."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from shoal.api.base import ApiModel
+from shoal.api.markers import Cel
+from shoal.api.v1alpha1.common import Decimal, FreeForm, PodTemplate
+
+
+class StoreType(StrEnum):
+    """The data manager's database."""
+
+    SQLITE = "SQLite"
+
+
+class Store(ApiModel):
+    """Where trajectories are kept."""
+
+    type: StoreType = StoreType.SQLITE
+
+
+class SeedRange(ApiModel):
+    """Tasks that differ by their seed alone."""
+
+    start: Annotated[int, Field(ge=0, le=2_147_483_647, description="First seed.")] = 0
+    count: Annotated[int, Field(ge=1, le=100_000_000, description="Number of seeds.")] = 1_000_000
+
+
+class TaskSource(ApiModel):
+    """What agents are asked to do."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "[has(self.seeds), has(self.inline), has(self.file)].filter(x, x).size() == 1",
+            "exactly one of seeds, inline and file must be set",
+        ),
+    )
+
+    seeds: SeedRange | None = None
+    inline: (
+        Annotated[
+            list[FreeForm],
+            Field(max_length=1000, description="The tasks themselves; each is passed to the environment."),
+        ]
+        | None
+    ) = None
+    file: (
+        Annotated[str, Field(pattern=r"^/", max_length=1024, description="A JSON Lines file on the shared volume.")]
+        | None
+    ) = None
+
+
+class ZeroVariance(StrEnum):
+    """What happens to a group whose rewards are all equal, which teaches nothing."""
+
+    KEEP = "Keep"
+    DROP = "Drop"
+
+
+class Allocator(StrEnum):
+    """How many episodes a task gets: always groupSize, or fewer where the task is mastered (DART)."""
+
+    FIXED = "Fixed"
+    DART = "DART"
+
+
+class Sampler(StrEnum):
+    """Which task comes next."""
+
+    UNIFORM = "Uniform"
+    SEQUENTIAL = "Sequential"
+
+
+class Evaluation(ApiModel):
+    """Fresh episodes, never trained on, that measure a weight version."""
+
+    episodes: Annotated[int, Field(ge=1, le=100_000, description="Episodes of one evaluation.")] = 100
+    seeds_start: Annotated[
+        int,
+        Field(ge=0, le=2_147_483_647, description="First seed of the evaluation; keep it outside the training seeds."),
+    ] = 1_000_000_000
+    temperature: Annotated[Decimal, Field(description="Temperature while evaluating, as decimal text.")] = "1.0"
+    every: Annotated[int, Field(ge=1, le=1_000_000, description="Also after every so many steps.")] | None = None
+    success_threshold: Annotated[
+        Decimal, Field(description="Reward from which an episode counts as a success, as decimal text.")
+    ] = "1.0"
+    optimum: (
+        Annotated[Decimal, Field(description="Mean success of an optimal policy, for the report; it decides nothing.")]
+        | None
+    ) = None
+
+
+class Data(ApiModel):
+    """Tasks, groups, trajectories and how stale they may be."""
+
+    store: Store = Field(default_factory=Store)
+    tasks: TaskSource = Field(default_factory=lambda: TaskSource(seeds=SeedRange()))
+    group_size: Annotated[
+        int, Field(ge=2, le=1024, description="Episodes of one task that are compared with each other.")
+    ] = 8
+    sampler: Sampler = Sampler.UNIFORM
+    allocator: Allocator = Allocator.FIXED
+    max_staleness: Annotated[
+        int, Field(ge=0, le=1000, description="Weight versions a trained token may lag behind.")
+    ] = 2
+    zero_variance: ZeroVariance = ZeroVariance.DROP
+    max_consecutive_faults: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=100_000,
+            description="Infrastructure faults in a row (engine, environment, grader) that stop the job.",
+        ),
+    ] = 10
+    evaluation: Evaluation | None = None
+    template: PodTemplate = Field(default_factory=PodTemplate)

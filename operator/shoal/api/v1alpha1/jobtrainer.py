@@ -1,0 +1,83 @@
+"""The trainer of a job: the learning rule, its steps and its checkpoints."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shoal.api.base import ApiModel
+from shoal.api.v1alpha1.common import Decimal, FreeForm, PodTemplate
+
+
+class Strategy(ApiModel):
+    """A named strategy of a registry, and its parameters."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, description="Name in the registry.")]
+    parameters: FreeForm = Field(
+        default_factory=dict, description="Parameters of the strategy; the others keep their defaults."
+    )
+
+
+class Algorithm(ApiModel):
+    """The learning rule, by parts."""
+
+    advantage: Strategy = Field(default_factory=lambda: Strategy(name="grpo"))
+    corrector: Strategy = Field(default_factory=lambda: Strategy(name="tis"))
+    loss: Strategy = Field(default_factory=lambda: Strategy(name="ppo-clip"))
+    selection: Strategy = Field(default_factory=lambda: Strategy(name="all"))
+
+
+class Batch(ApiModel):
+    """What one step consumes."""
+
+    groups: Annotated[int, Field(ge=1, le=100_000, description="Groups that one step trains on.")] = 16
+    minibatches: Annotated[int, Field(ge=1, le=1024, description="Optimizer updates per epoch.")] = 1
+    epochs: Annotated[int, Field(ge=1, le=64, description="Passes over the batch.")] = 1
+
+
+class Optimizer(ApiModel):
+    """AdamW and its schedule."""
+
+    learning_rate: Annotated[Decimal, Field(description="Peak learning rate, as decimal text.")] = "1e-6"
+    decay_to: Annotated[
+        Decimal, Field(description="Share of the learning rate that is left at the last step; it falls linearly.")
+    ] = "1.0"
+    weight_decay: Annotated[Decimal, Field(description="Decoupled weight decay, as decimal text.")] = "0.0"
+    grad_clip: Annotated[Decimal, Field(description="Largest norm of a gradient, as decimal text.")] = "1.0"
+    warmup_steps: Annotated[
+        int, Field(ge=0, le=1_000_000, description="Steps over which the learning rate rises from 0.")
+    ] = 0
+    beta1: Annotated[Decimal, Field(description="Decay of the first moment, as decimal text.")] = "0.9"
+    beta2: Annotated[Decimal, Field(description="Decay of the second moment, as decimal text.")] = "0.95"
+
+
+class Ray(ApiModel):
+    """The Ray cluster that trains: one inside the trainer's pod, or one that exists."""
+
+    existing_cluster: (
+        Annotated[
+            str,
+            Field(
+                pattern=r"^(ray://)?[^\s:]+:[0-9]+$", max_length=253, description="HOST:PORT of a running Ray cluster."
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Checkpoint(ApiModel):
+    """How often a step can be resumed from, and how many are kept."""
+
+    every: Annotated[int, Field(ge=1, le=100_000, description="Steps between checkpoints.")] = 1
+    keep: Annotated[int, Field(ge=1, le=1000, description="Checkpoints that are kept.")] = 2
+
+
+class Trainer(ApiModel):
+    """The process that turns trajectories into weights."""
+
+    algorithm: Algorithm = Field(default_factory=Algorithm)
+    steps: Annotated[int, Field(ge=1, le=100_000_000, description="Steps after which the job is complete.")]
+    batch: Batch = Field(default_factory=Batch)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    ray: Ray = Field(default_factory=Ray)
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    template: PodTemplate = Field(default_factory=PodTemplate)
