@@ -74,6 +74,15 @@ def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "nowhere") is None
 
 
+def test_the_reference_stays_what_it_was_when_the_job_began(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    first = checkpoint.keep_reference(folder, {"w": torch.ones(2)})
+    again = checkpoint.keep_reference(folder, {"w": torch.zeros(2)})
+    assert torch.equal(first["w"], torch.ones(2))
+    assert torch.equal(again["w"], torch.ones(2))
+    assert numbered(folder) == []
+
+
 def test_a_folder_that_was_not_finished_is_not_there(tmp_path: Path) -> None:
     target = tmp_path / "7"
     with new_folder(target) as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import shutil
 from collections.abc import Mapping
@@ -10,13 +11,14 @@ from typing import Any
 
 import torch
 
-from shoal_workers.trainer.files import new_folder, numbered
+from shoal_workers.trainer.files import new_folder, numbered, replace_file
 from shoal_workers.trainer.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 PROGRESS = "progress.json"
 LEARNER = "learner.pt"
+REFERENCE = "reference.pt"
 
 
 def save(folder: Path, progress: Progress, state: Mapping[str, Any], keep: int) -> None:
@@ -26,6 +28,22 @@ def save(folder: Path, progress: Progress, state: Mapping[str, Any], keep: int) 
         (temporary / PROGRESS).write_text(progress.model_dump_json())
     for step in numbered(folder)[:-keep]:
         shutil.rmtree(folder / str(step), ignore_errors=True)
+
+
+def keep_reference(folder: Path, reference: Mapping[str, Any]) -> dict[str, Any]:
+    """The reference weights of the job: `reference` the first time, and what was kept then ever after.
+
+    The model's source may have changed when a trainer starts again, and a policy must not be pulled elsewhere in the
+    middle of a job.
+    """
+    path = folder / REFERENCE
+    if not path.exists():
+        buffer = io.BytesIO()
+        torch.save(dict(reference), buffer)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(path, buffer.getvalue())
+    kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return kept
 
 
 def newest(folder: Path) -> tuple[Progress, dict[str, Any]] | None:

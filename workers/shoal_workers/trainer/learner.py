@@ -51,7 +51,8 @@ class Learner:
     """Trains a causal language model; not thread-safe.
 
     `verify_versions` of the newest weights are kept in memory, so that log-probs of tokens that a version sampled can
-    be compared with what the engine said, also when the trainer has moved on.
+    be compared with what the engine said, also when the trainer has moved on. `reference` are the weights that the loss
+    keeps the policy near, at first those of `model` as it was given; None where the loss has no such term.
     """
 
     def __init__(self, model: PreTrainedModel, rule: LearningRule, config: TrainerConfig) -> None:
@@ -66,7 +67,7 @@ class Learner:
             weight_decay=optimizer.weight_decay,
         )
         self._generator = torch.Generator().manual_seed(config.seed)
-        self._reference = self._snapshot() if rule.loss.reference != "none" else None
+        self.reference = self._snapshot() if rule.loss.reference != "none" else None
         self._known: OrderedDict[int, State] = OrderedDict()
 
     def remember(self, version: int) -> None:
@@ -129,8 +130,8 @@ class Learner:
             log_distribution, tokens = distribution(self.model, batch, rows)
             logprobs.append(picked(log_distribution, tokens))
             entropy.append(entropies(log_distribution))
-            if self._reference is not None:
-                wanted, _ = distribution(self.model, batch, rows, self._reference)
+            if self.reference is not None:
+                wanted, _ = distribution(self.model, batch, rows, self.reference)
                 reference.append(wanted if self._rule.loss.reference == "full" else picked(wanted, tokens))
         old = torch.cat(logprobs)
         device = old.device

@@ -30,6 +30,8 @@ class LearnerWorker:
         self._config = config
         self._learner = Learner(load_model(config.model, config.dtype), learning_rule(config.algorithm), config)
         self._original = self._learner.state()
+        if self._learner.reference is not None:
+            self._learner.reference = checkpoint.keep_reference(self._checkpoints, self._learner.reference)
         self._companions = publish.companions_of(config.model)
 
     def restore(self) -> Progress:
