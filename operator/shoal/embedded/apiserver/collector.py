@@ -61,9 +61,13 @@ class Collector:
         ]
 
     def _drop_dependants(self, uid: str) -> None:
-        for resource, body in self._dependants(uid):
-            others = [owner for owner in body["metadata"]["ownerReferences"] if owner["uid"] != uid]
-            if not others:
+        """Delete what belongs to nobody else who is still there."""
+        dependants = self._dependants(uid)
+        if not dependants:
+            return
+        alive = {body["metadata"]["uid"] for _, body in self._storage.everything()} - {uid}
+        for resource, body in dependants:
+            if not any(owner["uid"] in alive for owner in body["metadata"]["ownerReferences"]):
                 self._delete(resource, body)
 
     def _drop_contents(self, namespace: str) -> None:

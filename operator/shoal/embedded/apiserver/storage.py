@@ -1,12 +1,11 @@
-"""Objects, their versions and the log of changes: in memory for reading, in SQLite for staying.
+"""Objects, their versions and the log of changes: objects in memory for reading, everything in SQLite for staying.
 
 One counter numbers every change of every object: the resourceVersion. The log of recent changes lets a watch go on
-where it ended,
-also after the server was killed and started again.
+where it ended, also after the server was killed and started again. It stays in the file, because twenty thousand
+bodies in memory would be hundreds of megabytes.
 """
 
 import sqlite3
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,14 @@ Name = tuple[str, str]
 
 HISTORY = 20_000
 """Changes kept; a watch that is further behind is told to list again (410)."""
+TRIMMED_EVERY = 1000
+"""Changes between two trims of the log; deleting a row with each change would double the cost of a write."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS objects (resource TEXT, namespace TEXT, name TEXT, body BLOB NOT NULL,
   PRIMARY KEY (resource, namespace, name)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS changes (version INTEGER PRIMARY KEY, resource TEXT NOT NULL, type TEXT NOT NULL, body BLOB
-NOT NULL,
-  previous BLOB);
+CREATE TABLE IF NOT EXISTS changes (version INTEGER PRIMARY KEY, resource TEXT NOT NULL, type TEXT NOT NULL,
+  body BLOB NOT NULL, previous BLOB);
 """
 
 
@@ -60,11 +60,10 @@ class Storage:
         self._listeners: list[Listener] = []
         for resource, namespace, name, body in self._database.execute("SELECT * FROM objects"):
             self._objects.setdefault(resource, {})[namespace, name] = orjson.loads(body)
-        rows = self._database.execute("SELECT * FROM changes ORDER BY version").fetchall()
-        self._log = deque((_change(row) for row in rows), maxlen=HISTORY)
-        self.version = self._log[-1].version if self._log else 1
+        oldest, newest = self._database.execute("SELECT MIN(version), MAX(version) FROM changes").fetchone()
+        self.version: int = newest or 1
         """The newest resourceVersion."""
-        self._oldest = self._log[0].version - 1 if self._log else self.version
+        self._oldest: int = oldest - 1 if oldest else self.version
 
     def close(self) -> None:
         """Close the file."""
@@ -110,7 +109,10 @@ class Storage:
         """Changes of a resource after a version; raises 410 when they are no longer all known."""
         if version < self._oldest:
             raise gone(f"too old resource version: {version} ({self._oldest})")
-        return [change for change in self._log if change.version > version and change.resource == resource]
+        if version == self.version:
+            return []
+        asked = "SELECT * FROM changes WHERE version > ? AND resource = ? ORDER BY version"
+        return [_change(row) for row in self._database.execute(asked, (version, resource))]
 
     def _numbered(self, body: Json) -> Json:
         self.version += 1
@@ -130,12 +132,10 @@ class Storage:
             "INSERT INTO changes VALUES (?, ?, ?, ?, ?)",
             (change.version, change.resource, change.type, encoded, previous),
         )
-        if change.version % 1000 == 0:
-            self._database.execute("DELETE FROM changes WHERE version <= ?", (change.version - HISTORY,))
+        if change.version % TRIMMED_EVERY == 0:
+            self._oldest = max(self._oldest, change.version - HISTORY)
+            self._database.execute("DELETE FROM changes WHERE version <= ?", (self._oldest,))
         self._database.execute("COMMIT")
-        if len(self._log) == HISTORY:
-            self._oldest = self._log[0].version
-        self._log.append(change)
         for listener in self._listeners:
             listener(change)
 

@@ -12,7 +12,11 @@ Json = dict[str, Any]
 Event = tuple[str, Json]
 
 QUEUED = 5000
-"""Events that a watch may be behind; more would only fill memory for a client that does not read."""
+"""Events that a watch may fall behind once it is open; more would only fill memory for a client that does not read.
+
+What is there when it opens (a long replay, a large first list) is queued whole: a watch that was ended over that would
+come back, be ended again, and never get on.
+"""
 
 
 @dataclass(eq=False)
@@ -22,19 +26,20 @@ class Watch:
     resource: Resource
     namespace: str | None
     wanted: Predicate
-    queue: asyncio.Queue[Event | None] = field(default_factory=lambda: asyncio.Queue(QUEUED))
+    allowed: int = QUEUED
+    queue: asyncio.Queue[Event | None] = field(default_factory=asyncio.Queue)
 
     def offer(self, change: Change) -> None:
-        """Queue the change if the client asked for such; a full queue ends the watch."""
+        """Queue the change if the client asked for such; None in the queue ends the watch."""
         event = self.event_of(change)
-        if event is None:
-            return
-        try:
+        if event is not None:
             self.queue.put_nowait(event)
-        except asyncio.QueueFull:
-            while not self.queue.empty():
-                self.queue.get_nowait()
-            self.queue.put_nowait(None)
+
+    def end(self) -> None:
+        """End the watch after what the client has been told."""
+        while not self.queue.empty():
+            self.queue.get_nowait()
+        self.queue.put_nowait(None)
 
     def event_of(self, change: Change) -> Event | None:
         """What the change means to this watch: an object that fits the selection no more is deleted for it."""
@@ -59,6 +64,7 @@ class Watches:
 
     def open(self, watch: Watch) -> None:
         """Begin to tell a watch of changes."""
+        watch.allowed = watch.queue.qsize() + QUEUED
         self._open.setdefault(watch.resource.key, set()).add(watch)
 
     def close(self, watch: Watch) -> None:
@@ -69,9 +75,12 @@ class Watches:
         """End every watch (the server stops)."""
         for watches in self._open.values():
             for watch in watches:
-                if not watch.queue.full():
-                    watch.queue.put_nowait(None)
+                watch.queue.put_nowait(None)
 
     def _tell(self, change: Change) -> None:
         for watch in list(self._open.get(change.resource, ())):
-            watch.offer(change)
+            if watch.queue.qsize() < watch.allowed:
+                watch.offer(change)
+            else:
+                watch.end()
+                self.close(watch)
