@@ -175,7 +175,7 @@ def _settle_conflicts(
             causes.append(
                 {
                     "reason": "FieldManagerConflict",
-                    "message": f'conflict with "{entry["manager"]}" using {entry["apiVersion"]}',
+                    "message": f'conflict with "{entry["manager"]}"',
                     "field": path,
                 }
             )
@@ -198,7 +198,7 @@ def _changed(live: Any, config: Any, owned: Fields, schema: Json, field: str) ->
                 rest = _changed(old, config[name], below, _below(schema, name), name)
                 if rest:
                     found[key] = rest
-            elif old != config[name]:
+            elif old != config[name] and not (config[name] == {} and isinstance(old, dict)):
                 found[key] = {}
         elif key.startswith("k:") and isinstance(config, list):
             keys = list(json.loads(key[2:]))
@@ -217,9 +217,10 @@ def _common(fields: Fields, other: Fields) -> Fields:
     for key, below in fields.items():
         if key not in other:
             continue
-        if not below or not other[key]:
+        if not below:
             found[key] = {}
-        else:
+        elif other[key]:
+            # A map that the other one owns without anything in it is no claim on what is in it.
             rest = _common(below, other[key])
             if rest:
                 found[key] = rest

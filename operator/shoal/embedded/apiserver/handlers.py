@@ -31,6 +31,10 @@ Json = dict[str, Any]
 BOOKMARK_SECONDS = 55.0
 """Less than the minute and a half of silence after which clients take a connection for dead."""
 LONGEST_WATCH_SECONDS = 3600.0
+_RETURNED_WHEN_DELETED = frozenset(
+    {"pods", "services", "persistentvolumeclaims", "persistentvolumes", "serviceaccounts"}
+)
+"""For these the answer to a deletion is the object; for others a Status."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,14 @@ class Handlers:
             return self._one(request, target.resource, created, 201)
         if request.method == "DELETE":
             options = await bodies.read(request) or {}
+            deleted = []
             for body in self._selected(request, target):
-                metadata = body["metadata"]
-                self._objects.delete(target.resource, metadata.get("namespace", ""), metadata["name"], options)
+                where = body["metadata"].get("namespace", "")
+                deleted.append(self._objects.delete(target.resource, where, body["metadata"]["name"], options))
             self._collector.sweep()
-            return bodies.answer({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
+            head = {"kind": f"{target.resource.kind}List", "apiVersion": target.resource.api_version}
+            metadata = {"resourceVersion": str(self._storage.version)}
+            return bodies.answer({**head, "metadata": metadata, "items": deleted})
         raise method_not_allowed()
 
     def _selected(self, request: web.Request, target: Target) -> list[Json]:
@@ -260,7 +267,10 @@ class Handlers:
                 options[name] = int(value) if name == "gracePeriodSeconds" else value
         dry = "dryRun" in request.query
         deleted = self._objects.delete(target.resource, target.home, target.name, options, dry=dry)
+        gone_now = self._storage.get(target.resource.key, target.home, target.name) is None
         self._after(target.resource, deleted)
+        if gone_now and target.resource.key not in _RETURNED_WHEN_DELETED:
+            return bodies.answer(_removed(target.resource, deleted))
         return self._one(request, target.resource, deleted)
 
     async def _scale(self, request: web.Request, target: Target) -> web.StreamResponse:
@@ -291,6 +301,15 @@ class Handlers:
         self._collector.sweep()
 
 
+def _removed(resource: Resource, body: Json) -> Json:
+    """The answer to a deletion that is complete."""
+    metadata = body["metadata"]
+    details = {"name": metadata["name"], "kind": resource.plural, "uid": metadata["uid"]}
+    if resource.group:
+        details["group"] = resource.group
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+
+
 def _line(type_: str, body: Json) -> bytes:
     return orjson.dumps({"type": type_, "object": body}) + b"\n"
 
@@ -318,10 +337,10 @@ async def _object(request: web.Request) -> Json:
 def _check_kind(resource: Resource, body: Json) -> None:
     given = (body.get("apiVersion", resource.api_version), body.get("kind", resource.kind))
     if given != (resource.api_version, resource.kind):
-        words = (
-            f"{resource.kind} in version {resource.version!r} cannot be handled: the body is a {given[0]} {given[1]}"
-        )
-        raise bad_request(words)
+        version = given[0].rpartition("/")[2]
+        words = f'{given[1]} in version "{given[0]}" cannot be handled as a {resource.kind}'
+        types = f"({version}.{given[1]}) to ({resource.group or 'core'}.{resource.kind})"
+        raise bad_request(f"{words}: converting {types}: unknown conversion")
 
 
 def _patched(resource: Resource, before: Json, kind: str, patch: Any) -> Json:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from shoal.embedded.apiserver import apply as server_side
-from shoal.embedded.apiserver import builtin, rules
+from shoal.embedded.apiserver import builtin, names, rules
 from shoal.embedded.apiserver.errors import (
     MODIFIED,
     StatusError,
@@ -25,6 +25,7 @@ Json = dict[str, Any]
 Change = Callable[[Json], Json]
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_OMITTED_EMPTY = ("labels", "annotations", "finalizers", "ownerReferences", "managedFields")
 _SYSTEM_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
 
@@ -64,6 +65,9 @@ class Objects:
         if resource.namespaced:
             metadata["namespace"] = namespace
         name = metadata["name"]
+        misnamed = names.validate(resource, name)
+        if misnamed:
+            raise invalid(resource.kind, resource.group, name, misnamed)
         if self._storage.get(resource.key, namespace, name) is not None:
             raise already_exists(resource.plural, resource.group, name)
         fresh = {**body, "apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
@@ -118,7 +122,8 @@ class Objects:
     ) -> tuple[Json, bool]:
         """Server-side apply; returns the object and whether it is new."""
         if not manager:
-            raise bad_request("fieldManager is required for apply patch")
+            needed = cause("FieldValueRequired", "fieldManager", "Required value: is required for apply patch")
+            raise invalid("PatchOptions", "meta.k8s.io", "", [needed])
         config = {**config, "apiVersion": resource.api_version, "kind": resource.kind}
         config["metadata"] = {**(config.get("metadata") or {}), "name": name}
         if resource.custom and strict:
@@ -184,6 +189,9 @@ class Objects:
             if key in before["metadata"]:
                 metadata[key] = before["metadata"][key]
         metadata["resourceVersion"] = before["metadata"]["resourceVersion"]
+        for key in _OMITTED_EMPTY:
+            if not metadata.get(key):
+                metadata.pop(key, None)
         head = {"apiVersion": resource.api_version, "kind": resource.kind}
         if subresource == "status":
             kept = {**before["metadata"], "managedFields": metadata.get("managedFields", [])}
@@ -229,7 +237,7 @@ class Objects:
             return
         if given and given != namespace:
             words = "the namespace of the provided object does not match the namespace sent on the request"
-            raise bad_request(f"{words} ({given} != {namespace})")
+            raise bad_request(words)
         home = self._storage.get("namespaces", "", namespace)
         if home is None:
             raise not_found("namespaces", "", namespace)
@@ -239,11 +247,17 @@ class Objects:
 
     def _check_preconditions(self, resource: Resource, body: Json, wanted: Json) -> None:
         metadata = body["metadata"]
-        for key, field in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        for key, field, fate in (
+            ("uid", "UID", "deleted and then recreated"),
+            ("resourceVersion", "ResourceVersion", "modified"),
+        ):
             if wanted.get(key) and wanted[key] != metadata[key]:
-                asked, is_ = f"{field} in precondition: {wanted[key]}", f"{field} in object meta: {metadata[key]}"
-                why = f"Precondition failed: {asked}, {is_}"
-                raise conflict(resource.plural, resource.group, metadata["name"], why)
+                asked, is_ = (
+                    f"the {field} in the precondition ({wanted[key]})",
+                    f"the {field} in record ({metadata[key]})",
+                )
+                why = f"{asked} does not match {is_}. The object might have been {fate}"
+                raise conflict(resource.kind, resource.group, metadata["name"], why)
 
 
 def _full_schema(resource: Resource) -> Json:

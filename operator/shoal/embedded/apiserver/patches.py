@@ -97,7 +97,7 @@ def json_patch(target: Json, operations: Any) -> Any:
         try:
             document = _apply(document, operation)
         except (KeyError, IndexError, ValueError, TypeError) as error:
-            words = f"the server rejected our request due to an error in our request: {operation}: {error}"
+            words = "the server rejected our request due to an error in our request"
             raise StatusError(422, "Invalid", words) from error
     return document
 

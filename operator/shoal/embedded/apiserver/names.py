@@ -1,0 +1,44 @@
+"""Names that objects may have, and what kube-apiserver says of others."""
+
+import re
+
+from shoal.embedded.apiserver.resources import Resource
+from shoal.embedded.apiserver.schema import cause
+
+Json = dict[str, object]
+
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_SERVICE = "[a-z]([-a-z0-9]*[a-z0-9])?"
+
+_WORDS = {
+    _SUBDOMAIN: (
+        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start "
+        "and end with an alphanumeric character (e.g. 'example.com'",
+        253,
+    ),
+    _LABEL: (
+        "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end "
+        "with an alphanumeric character (e.g. 'my-name',  or '123-abc'",
+        63,
+    ),
+    _SERVICE: (
+        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic "
+        "character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123'",
+        63,
+    ),
+}
+_BY_KEY = {"namespaces": _LABEL, "services": _SERVICE}
+
+
+def validate(resource: Resource, name: str) -> list[Json]:
+    """Causes for which an object of this resource cannot have this name."""
+    pattern = _BY_KEY.get(resource.key, _SUBDOMAIN)
+    words, longest = _WORDS[pattern]
+    shown = f'Invalid value: "{name}": '
+    found = []
+    if len(name) > longest:
+        found.append(shown + f"must be no more than {longest} characters")
+    if not re.fullmatch(pattern, name):
+        found.append(shown + f"{words}, regex used for validation is '{pattern}')")
+    return [cause("FieldValueInvalid", "metadata.name", text) for text in found]
