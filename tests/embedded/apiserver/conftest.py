@@ -50,6 +50,8 @@ class Embedded:
 
     def start(self) -> None:
         with socket.socket() as probe:
+            # A server that was killed leaves connections behind that would hold its port for a minute.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", self.port))
             self.port = probe.getsockname()[1]
         token = self.folder / "token"

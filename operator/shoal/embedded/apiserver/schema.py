@@ -4,10 +4,15 @@ import re
 from copy import deepcopy
 from typing import Any
 
+from shoal.embedded.apiserver import formats
+
 Json = dict[str, Any]
 
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 INT_OR_STRING = "x-kubernetes-int-or-string"
+_BLOCKING = frozenset(
+    f"FieldValue{each}" for each in ("NotSupported", "Required", "TooLong", "TooMany", "TypeInvalid")
+)
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -35,7 +40,7 @@ def prune(value: Any, schema: Json, path: str = "") -> tuple[Any, list[str]]:
                 continue
             kept[key], more = prune(child, known, below)
             unknown += more
-        return kept, unknown
+        return kept, sorted(unknown)
     if isinstance(value, list) and isinstance(schema.get("items"), dict):
         items = []
         for index, child in enumerate(value):
@@ -68,14 +73,12 @@ def default(value: Any, schema: Json) -> Any:
 
 def validate(value: Any, schema: Json, path: str = "") -> list[Json]:
     """Causes for which the value does not fit; empty when it does. Rules (CEL) are checked elsewhere."""
-    if schema.get(INT_OR_STRING):
-        return _int_or_string(value, schema, path)
-    wanted = schema.get("type")
-    if wanted is not None and not _is(value, wanted):
+    wanted = ["integer", "string"] if schema.get(INT_OR_STRING) else [schema["type"]] if "type" in schema else []
+    found = _combined(value, schema, path)
+    if wanted and not any(_is(value, each) for each in wanted):
         shown = _name(value)
-        message = f'Invalid value: "{shown}": {path} in body must be of type {wanted}: "{shown}"'
-        return [cause("FieldValueTypeInvalid", path, message)]
-    found: list[Json] = []
+        message = f'Invalid value: "{shown}": {path} in body must be of type {",".join(wanted)}: "{shown}"'
+        return [cause("FieldValueTypeInvalid", path, message), *found]
     if isinstance(value, dict):
         found += _object(value, schema, path)
     elif isinstance(value, list):
@@ -85,6 +88,35 @@ def validate(value: Any, schema: Json, path: str = "") -> list[Json]:
     elif isinstance(value, int | float) and not isinstance(value, bool):
         found += _number(value, schema, path)
     return found
+
+
+def is_blocking(found: list[Json]) -> bool:
+    """Whether rules cannot be checked, because what they read may be missing, too much or of another type."""
+    return any(each["reason"] in _BLOCKING for each in found)
+
+
+def _combined(value: Any, schema: Json, path: str) -> list[Json]:
+    """What anyOf, oneOf, allOf and not have against the value; of a choice that fails also why its first part does."""
+    found = [each for part in schema.get("allOf", ()) for each in validate(value, part, path)]
+    if "not" in schema and not validate(value, schema["not"], path):
+        found.append(_of_choice(f'"{path}" must not validate the schema (not)'))
+    if schema.get("anyOf"):
+        tried = [validate(value, part, path) for part in schema["anyOf"]]
+        if all(tried):
+            found += [_of_choice(f'"{path}" must validate at least one schema (anyOf)'), *tried[0]]
+    if schema.get("oneOf"):
+        tried = [validate(value, part, path) for part in schema["oneOf"]]
+        count = sum(not each for each in tried)
+        words = f'"{path}" must validate one and only one schema (oneOf). Found'
+        if count > 1:
+            found.append(_of_choice(f"{words} {count} valid alternatives"))
+        elif count == 0:
+            found += [_of_choice(f"{words} none valid"), *tried[0]]
+    return found
+
+
+def _of_choice(words: str) -> Json:
+    return cause("FieldValueInvalid", "", f'Invalid value: "": {words}')
 
 
 def cause(reason: str, path: str, message: str) -> Json:
@@ -109,6 +141,12 @@ def _name(value: Any) -> str:
 
 def _object(value: Json, schema: Json, path: str) -> list[Json]:
     found = []
+    most, least = schema.get("maxProperties"), schema.get("minProperties", 0)
+    if most is not None and len(value) > most:
+        found.append(cause("FieldValueTooMany", path, f"Too many: {len(value)}: must have at most {most} items"))
+    if len(value) < least:
+        message = f"Invalid value: {len(value)}: {path} in body should have at least {least} properties"
+        found.append(cause("FieldValueInvalid", path, message))
     for key in schema.get("required", ()):
         if value.get(key) is None:
             found.append(cause("FieldValueRequired", _join(path, key), "Required value"))
@@ -158,29 +196,36 @@ def _string(value: str, schema: Json, path: str) -> list[Json]:
     if len(value) < schema.get("minLength", 0):
         message = f'Invalid value: "{value}": {path} in body should be at least {schema["minLength"]} chars long'
         found.append(cause("FieldValueInvalid", path, message))
+    if "format" in schema and not formats.fits(value, schema["format"]):
+        message = f'Invalid value: "{value}": {path} in body must be of type {schema["format"]}: "{value}"'
+        found.append(cause("FieldValueTypeInvalid", path, message))
     return found
 
 
 def _number(value: float, schema: Json, path: str) -> list[Json]:
     found = []
-    if value < schema.get("minimum", value):
-        word = "greater than or equal to"
-        message = f"Invalid value: {value}: {path} in body should be {word} {schema['minimum']}"
-        found.append(cause("FieldValueInvalid", path, message))
-    if value > schema.get("maximum", value):
-        word = "less than or equal to"
-        message = f"Invalid value: {value}: {path} in body should be {word} {schema['maximum']}"
-        found.append(cause("FieldValueInvalid", path, message))
+
+    def refuse(words: str) -> None:
+        found.append(cause("FieldValueInvalid", path, f"Invalid value: {value}: {path} in body should be {words}"))
+
+    least, most, step = schema.get("minimum"), schema.get("maximum"), schema.get("multipleOf")
+    if least is not None and schema.get("exclusiveMinimum"):
+        if value <= least:
+            refuse(f"greater than {least}")
+    elif least is not None and value < least:
+        refuse(f"greater than or equal to {least}")
+    if most is not None and schema.get("exclusiveMaximum"):
+        if value >= most:
+            refuse(f"less than {most}")
+    elif most is not None and value > most:
+        refuse(f"less than or equal to {most}")
+    if step and not _is_multiple(value, step):
+        refuse(f"a multiple of {step}")
     return found
 
 
-def _int_or_string(value: Any, schema: Json, path: str) -> list[Json]:
-    if isinstance(value, str):
-        return _string(value, schema, path)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return _number(value, schema, path)
-    message = f'Invalid value: "{_name(value)}": {path} in body must be of type integer or string: "{_name(value)}"'
-    return [cause("FieldValueTypeInvalid", path, message)]
+def _is_multiple(value: float, step: float) -> bool:
+    return abs(value / step - round(value / step)) < 1e-9
 
 
 def _join(path: str, key: str) -> str:
