@@ -82,6 +82,18 @@ def test_kubectl_does_what_a_person_does(embedded: Embedded) -> None:
     assert "No resources found" in embedded.kubectl(*kubectl, "get", "envpool", check=False)
 
 
+def test_kubectl_creates_what_it_sends_as_protobuf(embedded: Embedded) -> None:
+    embedded.kubectl("create", "namespace", "by-kubectl")
+    kubectl = ["--namespace", "by-kubectl"]
+    embedded.kubectl(*kubectl, "create", "secret", "generic", "x", "--from-literal=key=value", "--from-literal=b=")
+    assert embedded.kubectl(*kubectl, "get", "secret", "x", "-o", "jsonpath={.data.key} {.type}") == "dmFsdWU= Opaque"
+    embedded.kubectl(*kubectl, "create", "configmap", "x", "--from-literal=key=value")
+    assert embedded.kubectl(*kubectl, "get", "configmap", "x", "-o", "jsonpath={.data.key}") == "value"
+    embedded.kubectl(*kubectl, "create", "serviceaccount", "x")
+    assert embedded.kubectl(*kubectl, "auth", "can-i", "get", "pods").strip() == "yes"
+    assert "deleted" in embedded.kubectl("delete", "namespace", "by-kubectl", "--timeout=5s")
+
+
 def test_takes_every_example(embedded: Embedded) -> None:
     for file in sorted((Path(__file__).parents[3] / "examples").rglob("*.yaml")):
         for document in yaml.safe_load_all(file.read_text()):

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from shoal.embedded.apiserver.errors import StatusError
-from shoal.embedded.apiserver.patches import MERGE_KEYS
+from shoal.embedded.apiserver.patches import MERGE_KEYS, SETS
 
 Json = dict[str, Any]
 Fields = dict[str, Any]
@@ -91,6 +91,14 @@ def _key_of(item: Any, keys: list[str]) -> str | None:
     return "k:" + json.dumps({key: item.get(key) for key in keys}, separators=(",", ":"), sort_keys=True)
 
 
+def _is_set(schema: Json, field: str) -> bool:
+    return schema.get("x-kubernetes-list-type") == "set" or (not schema and field in SETS)
+
+
+def _value_key(item: Any) -> str:
+    return "v:" + json.dumps(item, separators=(",", ":"))
+
+
 def _below(schema: Json, key: str) -> Json:
     found = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
     return found if isinstance(found, dict) else {}
@@ -98,7 +106,11 @@ def _below(schema: Json, key: str) -> Json:
 
 def _fields(value: Any, schema: Json, field: str) -> Fields:
     if isinstance(value, dict):
+        if schema.get("x-kubernetes-map-type") == "atomic":
+            return {}
         return {f"f:{key}": _fields(child, _below(schema, key), key) for key, child in value.items()}
+    if isinstance(value, list) and _is_set(schema, field):
+        return {_value_key(item): {} for item in value}
     keys = _keys(schema, field)
     if isinstance(value, list) and keys and all(_key_of(item, keys) for item in value):
         items = schema.get("items", {})
@@ -120,6 +132,10 @@ def _subtract(fields: Fields, other: Fields) -> Fields:
 
 
 def _merge(live: Any, config: Any, schema: Json, field: str) -> Any:
+    if schema.get("x-kubernetes-map-type") == "atomic":
+        return config
+    if isinstance(config, list) and isinstance(live, list) and _is_set(schema, field):
+        return live + [item for item in config if item not in live]
     if isinstance(config, dict) and isinstance(live, dict):
         merged = dict(live)
         for key, value in config.items():
@@ -150,6 +166,8 @@ def _without(value: Any, dropped: Fields, schema: Json, field: str) -> Any:
             elif below:
                 kept[key] = _without(child, below, _below(schema, key), key)
         return kept
+    if isinstance(value, list) and _is_set(schema, field):
+        return [item for item in value if _value_key(item) not in dropped]
     if isinstance(value, list):
         keys = _keys(schema, field) or []
         items = []
@@ -181,10 +199,19 @@ def _settle_conflicts(
             )
         settled.append({**entry, "fieldsV1": _subtract(entry["fieldsV1"], taken)})
     if causes and not force:
-        count = f"{len(causes)} conflict{'s' if len(causes) > 1 else ''}"
-        listed = ", ".join(f"{cause['message']}: {cause['field']}" for cause in causes)
-        raise StatusError(409, "Conflict", f"Apply failed with {count}: {listed}", {"causes": causes})
+        raise StatusError(409, "Conflict", _conflict_message(causes), {"causes": causes})
     return settled
+
+
+def _conflict_message(causes: list[Json]) -> str:
+    """One line for one conflict; else a list of fields under each manager's name."""
+    if len(causes) == 1:
+        return f"Apply failed with 1 conflict: {causes[0]['message']}: {causes[0]['field']}"
+    lines: list[str] = []
+    for words in sorted({each["message"] for each in causes}):
+        lines.append(f"{words.replace('conflict', 'conflicts', 1)}:")
+        lines += [f"- {each['field']}" for each in causes if each["message"] == words]
+    return f"Apply failed with {len(causes)} conflicts: " + "\n".join(lines)
 
 
 def _changed(live: Any, config: Any, owned: Fields, schema: Json, field: str) -> Fields:

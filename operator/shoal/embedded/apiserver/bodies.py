@@ -6,6 +6,7 @@ import orjson
 import yaml
 from aiohttp import web
 
+from shoal.embedded.apiserver import protobuf
 from shoal.embedded.apiserver.errors import StatusError, bad_request, unsupported_media_type
 
 Json = dict[str, Any]
@@ -27,8 +28,10 @@ async def read(request: web.Request) -> Any:
             return orjson.loads(raw) if raw.lstrip()[:1] == b"{" else yaml.load(raw, Loader=_LOADER)
         except (orjson.JSONDecodeError, yaml.YAMLError) as error:
             raise bad_request(f"error decoding YAML: {error}") from error
+    if kind == protobuf.TYPE:
+        return protobuf.decode(raw)
     if "json" not in kind and kind != "application/octet-stream":
-        raise unsupported_media_type(kind)
+        raise unsupported_media_type("application/json", "application/yaml")
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -17,7 +17,7 @@ class StatusError(Exception):
 
     def status(self) -> Json:
         """The Status object."""
-        return {
+        full = {
             "kind": "Status",
             "apiVersion": "v1",
             "metadata": {},
@@ -27,6 +27,7 @@ class StatusError(Exception):
             "details": self.details,
             "code": self.code,
         }
+        return {key: value for key, value in full.items() if key != "reason" or value}
 
 
 def not_found(resource: str, group: str, name: str) -> StatusError:
@@ -78,9 +79,10 @@ def gone(message: str) -> StatusError:
     return StatusError(410, "Expired", message)
 
 
-def unsupported_media_type(given: str) -> StatusError:
+def unsupported_media_type(*accepted: str) -> StatusError:
     """The body's type is not one that this request takes."""
-    return StatusError(415, "UnsupportedMediaType", f"the body of the request was in an unknown format: {given}")
+    listed = f" - accepted media types include: {', '.join(accepted)}"
+    return StatusError(415, "UnsupportedMediaType", f"the body of the request was in an unknown format{listed}")
 
 
 def method_not_allowed() -> StatusError:

@@ -15,6 +15,7 @@ from shoal.embedded.apiserver.errors import (
     StatusError,
     bad_request,
     gone,
+    invalid,
     method_not_allowed,
     unknown_path,
     unsupported_media_type,
@@ -22,6 +23,7 @@ from shoal.embedded.apiserver.errors import (
 from shoal.embedded.apiserver.objects import Objects
 from shoal.embedded.apiserver.paging import Pages
 from shoal.embedded.apiserver.resources import CRDS, Registry, Resource
+from shoal.embedded.apiserver.schema import cause
 from shoal.embedded.apiserver.selectors import Predicate, both, field_predicate, label_predicate
 from shoal.embedded.apiserver.storage import Storage
 from shoal.embedded.apiserver.watching import Watch, Watches
@@ -126,7 +128,10 @@ class Handlers:
         return [body for body in found if wanted(body)]
 
     def _list(self, request: web.Request, target: Target) -> web.StreamResponse:
-        limit = int(request.query.get("limit") or 0)
+        asked = request.query.get("limit") or "0"
+        if not asked.isdigit():
+            raise bad_request(f"limit: Invalid value: {asked!r}: expected a number")
+        limit = int(asked)
         token = request.query.get("continue", "")
         if token:
             items, version = self._pages.resume(token)
@@ -336,11 +341,18 @@ async def _object(request: web.Request) -> Json:
 
 def _check_kind(resource: Resource, body: Json) -> None:
     given = (body.get("apiVersion", resource.api_version), body.get("kind", resource.kind))
-    if given != (resource.api_version, resource.kind):
-        version = given[0].rpartition("/")[2]
-        words = f'{given[1]} in version "{given[0]}" cannot be handled as a {resource.kind}'
-        types = f"({version}.{given[1]}) to ({resource.group or 'core'}.{resource.kind})"
-        raise bad_request(f"{words}: converting {types}: unknown conversion")
+    if given == (resource.api_version, resource.kind):
+        return
+    if resource.custom and given[0] != resource.api_version:
+        words = f"the API version in the data ({given[0]}) does not match the expected API version"
+        raise bad_request(f"{words} ({resource.api_version})")
+    if resource.custom:
+        wrong = cause("FieldValueInvalid", "kind", f'Invalid value: "{given[1]}": must be {resource.kind}')
+        raise invalid(resource.kind, resource.group, (body.get("metadata") or {}).get("name", ""), [wrong])
+    version = given[0].rpartition("/")[2]
+    words = f'{given[1]} in version "{given[0]}" cannot be handled as a {resource.kind}'
+    types = f"({version}.{given[1]}) to ({resource.group or 'core'}.{resource.kind})"
+    raise bad_request(f"{words}: converting {types}: unknown conversion")
 
 
 def _patched(resource: Resource, before: Json, kind: str, patch: Any) -> Json:
@@ -350,10 +362,10 @@ def _patched(resource: Resource, before: Json, kind: str, patch: Any) -> Json:
         changed = patches.merge_patch(before, patch)
     elif kind == bodies.STRATEGIC:
         if resource.custom:
-            raise unsupported_media_type(kind)
+            raise unsupported_media_type(bodies.JSON_PATCH, bodies.MERGE, bodies.APPLY[0])
         changed = patches.strategic_merge_patch(before, patch)
     else:
-        raise unsupported_media_type(kind)
+        raise unsupported_media_type(bodies.JSON_PATCH, bodies.MERGE, bodies.STRATEGIC, bodies.APPLY[0])
     if not isinstance(changed, dict):
         raise StatusError(422, "Invalid", "the patched object is not an object")
     return changed

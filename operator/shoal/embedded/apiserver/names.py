@@ -33,6 +33,9 @@ _BY_KEY = {"namespaces": _LABEL, "services": _SERVICE}
 
 def validate(resource: Resource, name: str) -> list[Json]:
     """Causes for which an object of this resource cannot have this name."""
+    if resource.group == "rbac.authorization.k8s.io" and not {"/", "%"} & set(name):
+        # Roles may have any name that fits into a path, such as `system:node`.
+        return []
     pattern = _BY_KEY.get(resource.key, _SUBDOMAIN)
     words, longest = _WORDS[pattern]
     shown = f'Invalid value: "{name}": '

@@ -18,15 +18,36 @@ from shoal.embedded.apiserver.errors import (
     not_found,
 )
 from shoal.embedded.apiserver.resources import Resource
-from shoal.embedded.apiserver.schema import cause, default, prune, validate
+from shoal.embedded.apiserver.schema import cause, default, is_blocking, prune, validate
 from shoal.embedded.apiserver.storage import Storage
 
 Json = dict[str, Any]
 Change = Callable[[Json], Json]
 
+_UNCHECKED = (
+    "some validation rules were not checked because the object was invalid; "
+    "correct the existing errors to complete validation"
+)
+
+_UNVERSIONED = "Invalid value: 0: must be specified for an update"
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _OMITTED_EMPTY = ("labels", "annotations", "finalizers", "ownerReferences", "managedFields")
 _SYSTEM_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+
+
+_METADATA: Json = {
+    "type": "object",
+    "x-kubernetes-preserve-unknown-fields": True,
+    "properties": {
+        "finalizers": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+        "ownerReferences": {
+            "type": "array",
+            "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["uid"],
+        },
+    },
+}
 
 
 def timestamp() -> str:
@@ -94,6 +115,9 @@ class Objects:
         asked = (after.get("metadata") or {}).get("resourceVersion")
         if asked and asked != before["metadata"]["resourceVersion"]:
             raise conflict(resource.plural, resource.group, name, MODIFIED)
+        if not asked and resource.custom:
+            missing = cause("FieldValueInvalid", "metadata.resourceVersion", _UNVERSIONED)
+            raise invalid(resource.plural, resource.group, name, [missing])
         after = self._merged(resource, before, after, subresource)
         after = self._admitted(resource, after, before, strict=strict)
         if not subresource:
@@ -126,11 +150,8 @@ class Objects:
             raise invalid("PatchOptions", "meta.k8s.io", "", [needed])
         config = {**config, "apiVersion": resource.api_version, "kind": resource.kind}
         config["metadata"] = {**(config.get("metadata") or {}), "name": name}
-        if resource.custom and strict:
-            _, unknown = prune(config, _full_schema(resource))
-            if unknown:
-                words = "; ".join(f".{path}: field not declared in schema" for path in unknown)
-                raise StatusError(500, "InternalError", f"failed to create typed patch object: {words}")
+        if resource.custom:
+            _check_declared(resource, config)
         schema = _full_schema(resource) if resource.custom else None
 
         def change(live: Json | None) -> Json:
@@ -220,8 +241,10 @@ class Objects:
             raise bad_request(f"{start}: strict decoding error: {words}")
         body = default(body, schema)
         causes = validate({key: value for key, value in body.items() if key != "metadata"}, _without_metadata(schema))
-        if not causes:
-            causes = rules.broken(body, schema, before) if before is not None else rules.broken(body, schema)
+        if not is_blocking(causes):
+            causes += rules.broken(body, schema, before) if before is not None else rules.broken(body, schema)
+        elif rules.any_in(schema):
+            causes.append(cause("FieldValueInvalid", "", f"Invalid value: null: {_UNCHECKED}"))
         if causes:
             raise invalid(resource.kind, resource.group, name, causes)
         return dict(body)
@@ -260,6 +283,17 @@ class Objects:
                 raise conflict(resource.kind, resource.group, metadata["name"], why)
 
 
+def _check_declared(resource: Resource, config: Json) -> None:
+    """Raise 500, as kube-apiserver does, for an applied field that the schema does not have."""
+    _, unknown = prune(config, _full_schema(resource))
+    if unknown:
+        each = [f".{path}: field not declared in schema" for path in unknown]
+        words = each[0] if len(each) == 1 else "errors:\n" + "\n".join(f"  {one}" for one in each)
+        metadata = config["metadata"]
+        named = f"{metadata.get('namespace', '')}/{metadata['name']}; {resource.api_version}, Kind={resource.kind}"
+        raise StatusError(500, "", f"failed to create typed patch object ({named}): {words}")
+
+
 def _full_schema(resource: Resource) -> Json:
     """The schema of the whole object: metadata is any object's."""
     schema = resource.schema or {}
@@ -267,7 +301,7 @@ def _full_schema(resource: Resource) -> Json:
         **schema.get("properties", {}),
         "apiVersion": {"type": "string"},
         "kind": {"type": "string"},
-        "metadata": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+        "metadata": _METADATA,
     }
     return {**schema, "properties": properties}
 

@@ -26,7 +26,7 @@ MERGE_KEYS = {
     "taints": "key",
 }
 """`patchMergeKey` of Kubernetes' Go types, by the list's field name."""
-_SETS = frozenset({"finalizers", "podCIDRs"})
+SETS = frozenset({"finalizers", "podCIDRs"})
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -68,7 +68,7 @@ def strategic_merge_patch(target: Any, patch: Any, field: str = "") -> Any:
 
 
 def _merge_list(target: list[Any], patch: list[Any], field: str) -> list[Any]:
-    if field in _SETS:
+    if field in SETS:
         return target + [each for each in patch if each not in target]
     key = MERGE_KEYS.get(field)
     if key == "port" and any("containerPort" in each for each in (*target, *patch) if isinstance(each, dict)):

@@ -81,6 +81,10 @@ BUILTIN = (
     _builtin("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", "netpol"),
     _builtin("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", "pdb"),
     _builtin("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", "pc", namespaced=False),
+    _builtin("rbac.authorization.k8s.io", "v1", "roles", "Role"),
+    _builtin("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding"),
+    _builtin("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False),
+    _builtin("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False),
     _builtin("apiextensions.k8s.io", "v1", CRDS, "CustomResourceDefinition", "crd", "crds", namespaced=False),
 )
 

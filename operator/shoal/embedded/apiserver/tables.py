@@ -1,5 +1,6 @@
 """Tables, as `kubectl get` prints them: the server's own for some built-in kinds, printer columns for custom ones."""
 
+import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -73,8 +74,8 @@ def _cell(body: Json, column: Json) -> Any:
         return None
     if column["type"] == "date":
         return age(values[0])
-    if column["type"] == "string":
-        return ",".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+    if column["type"] == "string" and not isinstance(values[0], str):
+        return json.dumps(values[0], separators=(",", ":"))
     return values[0]
 
 
