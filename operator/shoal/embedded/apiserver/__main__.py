@@ -11,6 +11,7 @@ import uvloop
 from aiohttp import web
 
 from shoal.embedded.apiserver.app import ApiServer
+from shoal.embedded.apiserver.expiry import keep_expiring
 from shoal.embedded.apiserver.storage import Storage
 
 STOP_SECONDS = 1.0
@@ -42,7 +43,9 @@ async def serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
+    expiring = asyncio.create_task(keep_expiring(storage))
     await stop.wait()
+    expiring.cancel()
     await runner.cleanup()
     storage.close()
 

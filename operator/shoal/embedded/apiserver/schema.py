@@ -76,7 +76,8 @@ def validate(value: Any, schema: Json, path: str = "") -> list[Json]:
     if wanted and not any(_is(value, each) for each in wanted):
         shown = _name(value)
         message = f'Invalid value: "{shown}": {path} in body must be of type {",".join(wanted)}: "{shown}"'
-        return [cause("FieldValueTypeInvalid", path, message), *found]
+        bounds = _number(value, schema, path) if _is(value, "number") else []
+        return [cause("FieldValueTypeInvalid", path, message), *found, *bounds]
     if isinstance(value, dict):
         found += _object(value, schema, path)
     elif isinstance(value, list):
@@ -125,6 +126,8 @@ def cause(reason: str, path: str, message: str) -> Json:
 def _is(value: Any, wanted: str) -> bool:
     if isinstance(value, bool):
         return wanted == "boolean"
+    if wanted == "integer" and isinstance(value, float):
+        return value.is_integer()
     return isinstance(value, _TYPES[wanted])
 
 
@@ -185,19 +188,25 @@ def _string(value: str, schema: Json, path: str) -> list[Json]:
         found.append(
             cause("FieldValueNotSupported", path, f'Unsupported value: "{value}": supported values: {allowed}')
         )
-    if "pattern" in schema and not re.search(schema["pattern"], value):
-        message = f"Invalid value: \"{value}\": {path} in body should match '{schema['pattern']}'"
-        found.append(cause("FieldValueInvalid", path, message))
-    if len(value) > schema.get("maxLength", len(value)):
-        message = f"Too long: may not be more than {schema['maxLength']} bytes"
-        found.append(cause("FieldValueTooLong", path, message))
-    if len(value) < schema.get("minLength", 0):
-        message = f'Invalid value: "{value}": {path} in body should be at least {schema["minLength"]} chars long'
-        found.append(cause("FieldValueInvalid", path, message))
+    found += _shape(value, schema, path)
     if "format" in schema and not formats.fits(value, schema["format"]):
         message = f'Invalid value: "{value}": {path} in body must be of type {schema["format"]}: "{value}"'
         found.append(cause("FieldValueTypeInvalid", path, message))
     return found
+
+
+def _shape(value: str, schema: Json, path: str) -> list[Json]:
+    """Length and pattern; only the first that is wrong is told."""
+    if len(value) > schema.get("maxLength", len(value)):
+        message = f"Too long: may not be more than {schema['maxLength']} bytes"
+        return [cause("FieldValueTooLong", path, message)]
+    if len(value) < schema.get("minLength", 0):
+        message = f'Invalid value: "{value}": {path} in body should be at least {schema["minLength"]} chars long'
+        return [cause("FieldValueInvalid", path, message)]
+    if "pattern" in schema and not re.search(schema["pattern"], value):
+        message = f"Invalid value: \"{value}\": {path} in body should match '{schema['pattern']}'"
+        return [cause("FieldValueInvalid", path, message)]
+    return []
 
 
 def _number(value: float, schema: Json, path: str) -> list[Json]:
