@@ -158,6 +158,7 @@ class Loop:
         raise AssertionError(f"no batch: {await client.get('/status', DataStatus)}")
 
 
+@pytest.mark.timeout(400)
 async def test_exactly_once_while_everybody_is_killed(tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     loop = Loop(tmp_path)

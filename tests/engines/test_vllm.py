@@ -110,20 +110,27 @@ def test_logprobs_are_pytorchs_before_and_after_updates(
 
 
 def test_requests_in_flight_over_updates(engine: EngineProcess, models: list[Path], references: list[Any]) -> None:
+    """Two updates under way. How far calls have come by then is the machine's affair, so it may take several tries."""
     asked = prompts(6, 40)
-    with ThreadPoolExecutor(8) as pool:
-        calls = [pool.submit(engine.generate, prompt, 300, stop_token_ids=[IM_END]) for prompt in asked]
-        while engine.status().running < 4:
-            time.sleep(0.005)
-        time.sleep(0.1)
-        load(engine, models, 1, 11)
-        time.sleep(0.1)
-        load(engine, models, 2, 12)
-        results = [call.result() for call in calls]
-    for prompt, result in zip(asked, results, strict=True):
-        check(result, prompt, references, {10: 0, 11: 1, 12: 2})
-    assert max(len(result.versions) for result in results) == 3
-    load(engine, models, 0, 20)
+    weights = {10: 0}
+    most = 0
+    for first in range(11, 41, 3):
+        weights |= {first: 1, first + 1: 2, first + 2: 0}
+        with ThreadPoolExecutor(8) as pool:
+            calls = [pool.submit(engine.generate, prompt, 300, stop_token_ids=[IM_END]) for prompt in asked]
+            while not engine.status().running and not all(call.done() for call in calls):
+                time.sleep(0.005)
+            load(engine, models, 1, first)
+            load(engine, models, 2, first + 1)
+            results = [call.result() for call in calls]
+        load(engine, models, 0, first + 2)
+        for prompt, result in zip(asked, results, strict=True):
+            check(result, prompt, references, weights)
+        most = max(most, *(len(result.versions) for result in results))
+        if most == 3:
+            break
+    assert most == 3
+    load(engine, models, 0, 50)
 
 
 def test_abort_and_resume_gives_partial_answers(
@@ -132,14 +139,13 @@ def test_abort_and_resume_gives_partial_answers(
     (prompt,) = prompts(1, 8)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(engine.generate, prompt, 350, stop_token_ids=[0])
-        while not engine.status().running:
+        while not engine.status().running and not call.done():
             time.sleep(0.005)
-        time.sleep(0.1)
-        load(engine, models, 0, 21, "AbortAndResume")
+        load(engine, models, 0, 51, "AbortAndResume")
         result = call.result()
     if result.finish_reason is FinishReason.ABORT:
         assert len(result.token_ids) < 350
-    check(result, prompt, references, {20: 0})
+    check(result, prompt, references, {50: 0, 51: 0})
 
 
 def test_sampling_parameters_mean_what_they_say(engine: EngineProcess, references: list[Any]) -> None:
@@ -188,7 +194,7 @@ def test_stops_within_five_seconds_and_answers_first(engine: EngineProcess) -> N
     assert status.kv_use < 1
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(engine.generate, prompts(1, 4)[0], 390, stop_token_ids=[0])
-        while not engine.status().running:
+        while not engine.status().running and not call.done():
             time.sleep(0.005)
         begin = time.monotonic()
         engine.process.send_signal(signal.SIGTERM)

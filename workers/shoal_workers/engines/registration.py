@@ -70,7 +70,9 @@ class Registration:
 
     async def _wait(self) -> None:
         try:
-            await asyncio.wait_for(self._engine.changed.wait(), self._interval)
+            # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
+            async with asyncio.timeout(self._interval):
+                await self._engine.changed.wait()
         except TimeoutError:
             return
 

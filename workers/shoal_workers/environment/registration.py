@@ -54,7 +54,9 @@ class Registration:
 
     async def _wait(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._member.changed.wait(), seconds)
+            # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
+            async with asyncio.timeout(seconds):
+                await self._member.changed.wait()
         except TimeoutError:
             return
 

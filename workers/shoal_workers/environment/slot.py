@@ -88,7 +88,8 @@ class SlotRuntime:
         start = perf_counter()
         future = self._thread.submit(call)
         try:
-            result, seconds = await asyncio.wait_for(asyncio.shield(future), timeout)
+            async with asyncio.timeout(timeout):
+                result, seconds = await asyncio.shield(future)
         except TimeoutError:
             if future.done():
                 raise self._failed(what, future.exception() or TimeoutError()) from None

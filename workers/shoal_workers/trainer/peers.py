@@ -122,7 +122,9 @@ class Gateway:
             self._changed.clear()
             told = self._target is None or await self._tell(self._target)
             try:
-                await asyncio.wait_for(self._changed.wait(), every if told else min(every, _RETRY_SECONDS))
+                # Not `wait_for`: in Python 3.11 it loses a cancellation that comes together with the event.
+                async with asyncio.timeout(every if told else min(every, _RETRY_SECONDS)):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
 
