@@ -23,7 +23,8 @@ def bind(objects: Objects, pods: Resource, namespace: str, name: str, binding: J
     if "deletionTimestamp" in pod["metadata"]:
         raise conflict("pods/binding", "", name, f"pod {name} is being deleted, cannot be assigned to a host")
     if pod["spec"].get("nodeName"):
-        raise conflict("pods/binding", "", name, f"pod {name} is already assigned to node {pod['spec']['nodeName']!r}")
+        bound = pod["spec"]["nodeName"]
+        raise conflict("pods/binding", "", name, f'pod {name} is already assigned to node "{bound}"')
     objects.update(pods, namespace, name, lambda before: {**before, "spec": {**before["spec"], "nodeName": node}})
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp()}
 

@@ -69,7 +69,12 @@ def _pod(body: Json) -> Json:
         "serviceAccountName": "default",
         **body.get("spec", {}),
     }
-    return {**body, "spec": spec, "status": {"phase": "Pending", "qosClass": "BestEffort"}}
+    status: Json = {"phase": "Pending", "qosClass": "BestEffort"}
+    if spec.get("schedulingGates"):
+        words = "Scheduling is blocked due to non-empty scheduling gates"
+        gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": words}
+        status["conditions"] = [{**gated, "lastTransitionTime": body["metadata"]["creationTimestamp"]}]
+    return {**body, "spec": spec, "status": status}
 
 
 def _service(storage: Storage, body: Json) -> Json:
@@ -96,13 +101,54 @@ def validate(resource: Resource, body: Json) -> list[Json]:
     spec = body.get("spec") or {}
     if resource.key == "pods" and not spec.get("containers"):
         return [cause("FieldValueRequired", "spec.containers", "Required value")]
-    if resource.key == "services" and not spec.get("ports") and spec.get("clusterIP") != "None":
+    if resource.key == "services":
+        return _service_causes(spec)
+    if resource.key == "events":
+        return _event_causes(body)
+    if resource.key == "customresourcedefinitions.apiextensions.k8s.io":
+        return _definition_causes(body["metadata"].get("name", ""), spec)
+    return []
+
+
+def _service_causes(spec: Json) -> list[Json]:
+    ports = spec.get("ports") or []
+    if not ports and spec.get("clusterIP") != "None":
         return [cause("FieldValueRequired", "spec.ports", "Required value")]
+    if len(ports) < 2:
+        return []
+    unnamed = [index for index, port in enumerate(ports) if not port.get("name")]
+    return [cause("FieldValueRequired", f"spec.ports[{index}].name", "Required value") for index in unnamed]
+
+
+def _event_causes(event: Json) -> list[Json]:
+    about, home = event.get("involvedObject") or {}, event["metadata"].get("namespace", "")
+    # What is cluster-wide has its events in the namespace default.
+    if about.get("namespace", "") in ("", home):
+        return []
+    words = f'Invalid value: "{about["namespace"]}": does not match event.namespace'
+    return [cause("FieldValueInvalid", "involvedObject.namespace", words)]
+
+
+def _definition_causes(name: str, spec: Json) -> list[Json]:
+    names = spec.get("names") or {}
+    given = {"spec.group": spec.get("group"), "spec.scope": spec.get("scope"), "spec.versions": spec.get("versions")}
+    given |= {f"spec.names.{key}": names.get(key) for key in ("plural", "kind")}
+    missing = [cause("FieldValueRequired", field, "Required value") for field, value in given.items() if not value]
+    if missing:
+        return missing
+    if name != f"{names['plural']}.{spec['group']}":
+        words = f'Invalid value: "{name}": must be spec.names.plural+"."+spec.group'
+        return [cause("FieldValueInvalid", "metadata.name", words)]
+    if sum(bool(version.get("storage")) for version in spec["versions"]) != 1:
+        words = "Invalid value: must have exactly one version marked as storage version"
+        return [cause("FieldValueInvalid", "spec.versions", words)]
     return []
 
 
 def check_update(resource: Resource, before: Json, after: Json) -> None:
     """Raise 422 for a change that a built-in object does not allow."""
+    if resource.key == "services":
+        _check_address(before, after)
     if resource.key != "pods":
         return
     old, new = before["spec"], after["spec"]
@@ -111,6 +157,14 @@ def check_update(resource: Resource, before: Json, after: Json) -> None:
     if changed - allowed:
         words = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`"
         raise invalid("Pod", "", before["metadata"]["name"], [cause("FieldValueForbidden", "spec", words)])
+
+
+def _check_address(before: Json, after: Json) -> None:
+    old, new = before["spec"].get("clusterIP"), after["spec"].get("clusterIP")
+    if old != new:
+        words = f'Invalid value: ["{new}"]: may not change once set'
+        wrong = cause("FieldValueInvalid", "spec.clusterIPs[0]", words)
+        raise invalid("Service", "", before["metadata"]["name"], [wrong])
 
 
 def grace_seconds(resource: Resource, body: Json, options: Json) -> int:

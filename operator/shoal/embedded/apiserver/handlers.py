@@ -122,7 +122,7 @@ class Handlers:
         raise method_not_allowed()
 
     def _selected(self, request: web.Request, target: Target) -> list[Json]:
-        wanted = _predicate(request)
+        wanted = _predicate(request, target.resource)
         resource = target.resource
         found = self._storage.objects(resource.key, target.namespace if resource.namespaced else None)
         return [body for body in found if wanted(body)]
@@ -150,7 +150,7 @@ class Handlers:
 
     async def _watch(self, request: web.Request, target: Target) -> web.StreamResponse:
         resource = target.resource
-        watch = Watch(resource, target.namespace if resource.namespaced else None, _predicate(request))
+        watch = Watch(resource, target.namespace if resource.namespaced else None, _predicate(request, target.resource))
         asked = request.query.get("resourceVersion", "")
         if asked in ("", "0"):
             for body in self._selected(request, target):
@@ -319,12 +319,12 @@ def _line(type_: str, body: Json) -> bytes:
     return orjson.dumps({"type": type_, "object": body}) + b"\n"
 
 
-def _predicate(request: web.Request) -> Predicate:
+def _predicate(request: web.Request, resource: Resource) -> Predicate:
     predicates = []
     if request.query.get("labelSelector"):
         predicates.append(label_predicate(request.query["labelSelector"]))
     if request.query.get("fieldSelector"):
-        predicates.append(field_predicate(request.query["fieldSelector"]))
+        predicates.append(field_predicate(request.query["fieldSelector"], resource.key))
     return both(*predicates)
 
 

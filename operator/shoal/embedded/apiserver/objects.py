@@ -178,6 +178,10 @@ class Objects:
         if propagation == "Foreground" and "foregroundDeletion" not in finalizers:
             finalizers.append("foregroundDeletion")
         if not finalizers and grace == 0:
+            if resource.key == "pods":
+                # A pod is always said to end first, even when it is gone in the same moment.
+                marks = {"deletionTimestamp": timestamp(), "deletionGracePeriodSeconds": 0}
+                before = {**before, "metadata": {**metadata, **marks}}
             return self._remove(resource, before)
         marked = metadata.get("deletionTimestamp")
         shorter = grace < metadata.get("deletionGracePeriodSeconds", grace + 1)

@@ -40,9 +40,33 @@ def _label_check(key: str, operator: str | None, value: str, absent: bool) -> Ca
     return lambda labels: labels.get(key) not in values
 
 
-def field_predicate(selector: str) -> Predicate:
-    """Whether an object's fields fit a selector such as `metadata.name=a,status.phase!=Running`."""
-    checks = [_field_check(*_split(term)) for term in selector.split(",") if term]
+_FIELDS = {
+    "pods": {
+        *("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork"),
+        *("status.phase", "status.podIP", "status.nominatedNodeName"),
+    },
+    "nodes": {"spec.unschedulable"},
+    "namespaces": {"status.phase"},
+    "secrets": {"type"},
+    "services": {"spec.clusterIP", "spec.type"},
+    "events": {
+        *(f"involvedObject.{field}" for field in ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion")),
+        *("involvedObject.fieldPath", "reason", "reportingComponent", "source", "type"),
+    },
+}
+"""Fields that kube-apiserver can select by, beside `metadata.name` and `metadata.namespace`."""
+
+
+def field_predicate(selector: str, resource: str) -> Predicate:
+    """Whether an object's fields fit a selector such as `metadata.name=a,status.phase!=Running`; raises 400 for a
+    field that objects of the resource (its storage key) cannot be selected by.
+    """
+    known = {"metadata.name", "metadata.namespace", *_FIELDS.get(resource, ())}
+    terms = [_split(term) for term in selector.split(",") if term]
+    for path, _, _ in terms:
+        if path not in known:
+            raise bad_request(f"field label not supported: {path}")
+    checks = [_field_check(*term) for term in terms]
     return lambda body: all(check(body) for check in checks)
 
 
