@@ -10,6 +10,8 @@ from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shoal.api.services.report import RunReport
 from shoal.api.services.trajectories import (
     Accepted,
