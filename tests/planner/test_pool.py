@@ -117,11 +117,13 @@ def test_shrinks_by_retiring_the_idle_after_the_delay() -> None:
     assert [action.name for action in of(due, RetireMember)] == ["b"]
 
 
-def test_suspend_lets_everything_go() -> None:
+def test_suspend_lets_members_go_and_then_the_broker_that_retires_them() -> None:
     reading = PoolReading({"a": MemberSlots(leased=1, total=1)})
     result = plan(spec(suspend=True), observed([broker_pod(), member("a")], reading))
-    assert [action.name for action in of(result, DeletePod)] == ["p-broker"]
+    assert of(result, DeletePod) == []
     assert [action.name for action in of(result, RetireMember)] == ["a"]
+    last = plan(spec(suspend=True), observed([broker_pod()], PoolReading()))
+    assert [action.name for action in of(last, DeletePod)] == ["p-broker"]
     assert condition(result, "Available")["reason"] == "Suspended"
 
 

@@ -79,7 +79,9 @@ def plan_fleet(
     """
     actions: list[Action] = list(changed_children(desired.children, observed.children))
     gateways = [pod for pod in observed.pods if pod.role == Role.GATEWAY]
-    actions += plan_singleton(Role.GATEWAY, gateways, desired.gateway, observed.expected, wanted=not spec.suspend)
+    # A suspended fleet keeps its gateway until the last engine is gone: engines are drained through it.
+    serves = not spec.suspend or any(pod.role == Role.ENGINE for pod in observed.pods)
+    actions += plan_singleton(Role.GATEWAY, gateways, desired.gateway, observed.expected, wanted=serves)
     counts, memory = _counts(spec, observed, memory, now)
     partial = False
     for group in spec.worker_groups:

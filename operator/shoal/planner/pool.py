@@ -95,7 +95,9 @@ def plan_pool(
     """
     actions: list[Action] = list(changed_children(desired.children, observed.children))
     broker_pods = [pod for pod in observed.pods if pod.role == Role.BROKER]
-    actions += plan_singleton(Role.BROKER, broker_pods, desired.broker, observed.expected, wanted=not spec.suspend)
+    # A suspended pool keeps its broker until the last member is gone: members are retired through it.
+    serves = not spec.suspend or any(pod.role == Role.ENVIRONMENT for pod in observed.pods)
+    actions += plan_singleton(Role.BROKER, broker_pods, desired.broker, observed.expected, wanted=serves)
     counts, memory, wake = _counts(spec, list(desired.members), observed, memory, now)
     partial = False
     for variant, manifest in desired.members.items():
