@@ -142,7 +142,8 @@ def _plan_group(
     actions: list[Action] = []
     for removal in plan.remove:
         pod = removal.pod
-        if removal.gracious:
+        # Where the fleet is to rest and no gateway answers, no request can come and nobody could drain.
+        if removal.gracious and (observed.gateway.value is not None or not spec.suspend):
             actions.append(DrainEngine(pod.name, pod.uid, removal.reason))
         else:
             actions.append(DeletePod(expectation(group.name), pod.name, pod.uid, removal.reason))

@@ -103,7 +103,9 @@ def plan_pool(
     for variant, manifest in desired.members.items():
         pods = _members_of(observed.pods, variant)
         plan = _plan_members(spec, pods, counts[variant], manifest, variant, observed, now)
-        actions += _member_actions(plan, manifest, variant)
+        # Where the pool is to rest and no broker answers, nobody can lease and nobody could retire.
+        answers = observed.broker.value is not None or not spec.suspend
+        actions += _member_actions(plan, manifest, variant, answers=answers)
         partial |= plan.partial
     gone = [
         pod
@@ -219,11 +221,11 @@ def _next_age(spec: EnvironmentPoolSpec, pods: Sequence[PodView], now: float) ->
     return max(SETTLE_SECONDS, min(waits)) if waits else None
 
 
-def _member_actions(plan: PodSetPlan, manifest: Manifest, variant: str) -> list[Action]:
+def _member_actions(plan: PodSetPlan, manifest: Manifest, variant: str, *, answers: bool) -> list[Action]:
     actions: list[Action] = []
     for removal in plan.remove:
         pod = removal.pod
-        if removal.gracious:
+        if removal.gracious and answers:
             actions.append(RetireMember(pod.name, pod.uid, removal.reason))
         else:
             actions.append(DeletePod(expectation(variant), pod.name, pod.uid, removal.reason))
