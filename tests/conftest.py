@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.kubernetes import Kubernetes, KubernetesServer, ProgramsMissingError, find_programs, running_server
+
+# How long an example takes is the machine's affair; on a busy one the default limits fail sound tests.
+settings.register_profile("shoal", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shoal")
 
 
 @pytest.fixture(scope="session")

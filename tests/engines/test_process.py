@@ -61,7 +61,7 @@ def test_reference_engine_serves_and_stops(tmp_path: Path) -> None:
         assert len(result.logprobs) == len(result.token_ids)
         assert engine.status().weight_version == 0
         engine.process.send_signal(signal.SIGTERM)
-        assert engine.process.wait(5) == 0
+        assert engine.process.wait(60) == 0
     finally:
         engine.process.kill()
         engine.process.wait()
@@ -108,7 +108,7 @@ def test_gateway_process_starts_small_and_stops(tmp_path: Path) -> None:
         resident = Path(f"/proc/{gateway.process.pid}/status").read_text().split("VmRSS:")[1].split()[0]
         assert int(resident) < 120 * 1024
         gateway.process.send_signal(signal.SIGTERM)
-        assert gateway.process.wait(10) == 0
+        assert gateway.process.wait(60) == 0
     finally:
         gateway.process.kill()
         gateway.process.wait()
