@@ -35,7 +35,9 @@ class Peers:
     async def retire_member(self, broker_ip: str, token: str, member: str) -> bool:
         """Whether all slots of the member are out of service; False while one is leased or the broker cannot say."""
         url = f"http://{broker_ip}:{PORTS[Role.BROKER]}/members/{member}:retire"
-        return await self._post(url, token, {"slots": "all"}) is not None
+        # Draining: no lease is broken, and none is begun; a busy member would otherwise be leased again for ever.
+        answer = await self._post(url, token, {"slots": "all", "drain": True})
+        return answer is not None and not answer.get("leased")
 
     async def drain_engine(self, gateway_ip: str, token: str, engine: str) -> bool:
         """Whether the engine is out of routing and empty; False while it still works or the gateway cannot say."""
