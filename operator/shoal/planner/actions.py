@@ -40,7 +40,7 @@ class DeletePod:
 
 @dataclass(frozen=True)
 class RetireMember:
-    """Take a member's slots out of service by compare-and-set, then delete its pod; a concurrent lease wins."""
+    """Drain a member: no new lease is given, running ones end by themselves; once none is left its pod is deleted."""
 
     name: str
     uid: str
