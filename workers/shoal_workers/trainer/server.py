@@ -22,6 +22,7 @@ from shoal_workers.trainer.cluster import RayLearner
 from shoal_workers.trainer.driver import TrainerDriver
 from shoal_workers.trainer.handle import LearnerHandle
 from shoal_workers.trainer.peers import DataManager, Gateway
+from shoal_workers.trainer.strategies import check_names
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ async def _drive(driver: TrainerDriver, service: Service, learner: LearnerHandle
 
 def _check(config: TrainerConfig) -> None:
     """What can be known to fail before anything is started."""
+    check_names(config.algorithm)
     folder = Path(config.folder)
     try:
         for name in ("versions", "checkpoints"):

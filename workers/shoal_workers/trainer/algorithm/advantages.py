@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from shoal_workers.trainer.algorithm.registry import Registry, Strategy
+from shoal_workers.trainer.strategies import Registry, Strategy
 
 Vector: TypeAlias = NDArray[np.float64]
 
@@ -29,7 +29,6 @@ class AdvantageEstimator(Strategy, ABC):
 ADVANTAGES: Registry[AdvantageEstimator] = Registry("advantage", AdvantageEstimator)  # type: ignore[type-abstract]
 
 
-@ADVANTAGES.register("grpo")
 class Grpo(AdvantageEstimator):
     """Group-relative: A_i = (r_i - mean r) / (std r + epsilon), with the population's std.
 
@@ -46,7 +45,6 @@ class Grpo(AdvantageEstimator):
         return centred / float(rewards.std() + self.epsilon) if self.normalize else centred
 
 
-@ADVANTAGES.register("rloo")
 class Rloo(AdvantageEstimator):
     """Leave-one-out: A_i = r_i - mean of the others = G/(G-1) * (r_i - mean r).
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from shoal_workers.trainer.algorithm.registry import Registry, Strategy
+from shoal_workers.trainer.strategies import Registry, Strategy
 
 Level = Literal["token", "sequence", "geometric"]
 
@@ -41,7 +41,6 @@ def ratios(trainer: Tensor, behaviour: Tensor, row: Tensor, level: Level) -> Ten
     return total[row].exp()
 
 
-@CORRECTORS.register("none")
 class Uncorrected(OffPolicyCorrector):
     """w = 1."""
 
@@ -50,7 +49,6 @@ class Uncorrected(OffPolicyCorrector):
         return torch.ones_like(trainer.detach())
 
 
-@CORRECTORS.register("tis")
 class TruncatedImportanceSampling(OffPolicyCorrector):
     """w = min(pi_trainer / pi_behaviour, cap).
 
@@ -67,7 +65,6 @@ class TruncatedImportanceSampling(OffPolicyCorrector):
         return ratios(trainer, behaviour, row, self.level).clamp(max=self.cap)
 
 
-@CORRECTORS.register("mis")
 class MaskedImportanceSampling(OffPolicyCorrector):
     """w = pi_trainer / pi_behaviour inside [1/cap, cap], 0 outside: what is too far off-policy is not trained on.
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from shoal_workers.trainer.algorithm.registry import Registry, Strategy
+from shoal_workers.trainer.strategies import Registry, Strategy
 
 Aggregation = Literal["token", "sequence"]
 ReferenceKind = Literal["none", "sampled", "full"]
@@ -71,7 +71,6 @@ def shares(row: Tensor, aggregation: Aggregation) -> Tensor:
     return 1.0 / (lengths[row] * max(1, present))
 
 
-@LOSSES.register("ppo-clip")
 class PpoClip(Loss):
     """Clipped policy gradient with two bounds, importance weights, and optional pulls to the reference or to chaos.
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from shoal_workers.trainer.algorithm.registry import Registry, Strategy
+from shoal_workers.trainer.strategies import Registry, Strategy
 
 
 class StepSelector(Strategy, ABC):
@@ -25,7 +25,6 @@ class StepSelector(Strategy, ABC):
 SELECTORS: Registry[StepSelector] = Registry("selection", StepSelector)  # type: ignore[type-abstract]
 
 
-@SELECTORS.register("all")
 class AllSteps(StepSelector):
     """Every sampled token."""
 
@@ -34,7 +33,6 @@ class AllSteps(StepSelector):
         return torch.ones_like(turn, dtype=torch.bool)
 
 
-@SELECTORS.register("entropy-top")
 class EntropyTop(StepSelector):
     """The `fraction` of turns whose tokens have the highest mean entropy: where the policy decides something.
 
