@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,9 +14,15 @@ from typing import Any
 import pytest
 
 from shoal.api.services.roles.engine import EngineConfig
+from shoal_workers.engines.vllm_flags import check_arguments, known_flags
 from shoal_workers.engines.vllm_settings import arguments, openmp_library, required_environment
 from tests.engines.processes import start
 from tests.models import write_model, write_tokenizer
+
+ARGUMENTS_OF_ALL_FORMS = [
+    *("--max_num_seqs=4", "--no-enable-prefix-caching", "--compilation-config.level=0", "-tp=2"),
+    *("--gpu-memory-util", "0.5", "--limit-mm-per-prompt.image=1"),
+]
 
 
 def run(role: str, config: dict[str, Any], words: Path) -> subprocess.CompletedProcess[str]:
@@ -33,6 +40,12 @@ def run(role: str, config: dict[str, Any], words: Path) -> subprocess.CompletedP
         ("engines", {"model": "{model}", "type": "Magic"}, "SHOAL_CONFIG.type"),
         ("engines", {"model": "{model}", "type": "Reference", "args": ["--x"]}, "takes no arguments"),
         ("engines", {"model": "{model}", "type": "Reference", "max_model_len": 100_000}, "max_model_len 100000"),
+        pytest.param(
+            "engines",
+            {"model": "{model}", "args": ["--max-num-seqs=4", "--no-such-flag=1"]},
+            "SHOAL_CONFIG.args.1: vLLM has no argument --no-such-flag",
+            marks=pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+        ),
         ("gateway", {"model": "{empty}"}, "tokenizer.json"),
         ("gateway", {"policy": "Guess"}, "SHOAL_CONFIG.policy"),
     ],
@@ -51,6 +64,11 @@ def test_wrong_configuration_is_one_line(tmp_path: Path, role: str, config: dict
     assert reason in words.read_text()
     assert words.read_text().strip() == done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_no_argument_of_vllm_is_refused_early() -> None:
+    check_arguments([*ARGUMENTS_OF_ALL_FORMS, *sorted(known_flags())])
 
 
 def test_reference_engine_serves_and_stops(tmp_path: Path) -> None:

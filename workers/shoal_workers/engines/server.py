@@ -21,6 +21,7 @@ from shoal_workers.engines.core import Core, CoreError
 from shoal_workers.engines.engine import Engine
 from shoal_workers.engines.registration import Registration
 from shoal_workers.engines.routes import add_routes
+from shoal_workers.engines.vllm_flags import check_arguments
 from shoal_workers.service import ConfigurationError, Identity, Service, ServiceClient
 from shoal_workers.service.config import token as token_of
 from shoal_workers.service.config import write_termination_message
@@ -51,6 +52,7 @@ def make_core(config: EngineConfig, name: str) -> Core:
         from shoal_workers.engines.reference import ReferenceCore
 
         return ReferenceCore(config.model, config.max_model_len, config.dtype, seed)
+    check_arguments(config.args)
     from shoal_workers.engines.vllm_core import VllmCore
 
     return VllmCore(config, seed)
