@@ -107,8 +107,10 @@ class LedgerMachine(RuleBasedStateMachine):
             token=held.token,
             expires_at=held.expires_at,
             revision=member.guard.revision,
+            uid=member.name,
+            started_at=member.started_at,
         )
-        if self.ledger.granted(name, grant, lease_of(name, grant), process):
+        if self.ledger.granted(name, grant, lease_of(name, grant)):
             self.answered[grant.lease_id] = member
 
     @rule(key=st.sampled_from("abcd"))
@@ -279,6 +281,38 @@ def make_report(revision: int, state: SlotState = SlotState.FREE, **fields: obje
     return MemberReport(revision=revision, slots=[SlotReport(index=0, state=state)], **values)
 
 
+def make_grant(revision: int, started_at: float = 1.0) -> Grant:
+    return Grant(
+        lease_id="l",
+        key="k",
+        holder="h",
+        slot=0,
+        environment_url="",
+        token="t",
+        expires_at=10,
+        revision=revision,
+        uid="u",
+        started_at=started_at,
+    )
+
+
+def test_a_grant_of_a_process_that_has_not_reported_yet_outlives_its_first_report() -> None:
+    ledger = Ledger(lost_after=LOST_AFTER)
+    ledger.report(make_report(2), now=0)
+    grant = make_grant(revision=3, started_at=1.5)
+    assert ledger.granted("m", grant, lease_of("m", grant))
+    ledger.report(make_report(2, started_at=1.5), now=1)
+    assert ledger.by_key("k") is not None
+    assert ledger.members["m"].free == 0
+
+
+def test_a_grant_of_a_process_that_is_gone_is_none() -> None:
+    ledger = Ledger(lost_after=LOST_AFTER)
+    ledger.report(make_report(2, started_at=2.0), now=0)
+    grant = make_grant(revision=3)
+    assert not ledger.granted("m", grant, lease_of("m", grant))
+
+
 def test_members_take_turns() -> None:
     ledger = Ledger(lost_after=LOST_AFTER)
     for name in "abc":
@@ -296,8 +330,8 @@ def test_a_report_of_an_earlier_process_is_ignored() -> None:
 def test_a_report_from_before_a_grant_does_not_free_the_slot() -> None:
     ledger = Ledger(lost_after=LOST_AFTER)
     ledger.report(make_report(1), now=0)
-    grant = Grant(lease_id="l", key="k", holder="h", slot=0, environment_url="", token="t", expires_at=10, revision=2)
-    assert ledger.granted("m", grant, lease_of("m", grant), ("u", 1.0))
+    grant = make_grant(revision=2)
+    assert ledger.granted("m", grant, lease_of("m", grant))
     ledger.report(make_report(1), now=1)
     assert ledger.members["m"].free == 0
     assert ledger.by_key("k") is not None

@@ -230,7 +230,7 @@ class Broker:
         else:
             self.ledger.unreserve(name, process)
             lease = self._made(entry.request, row, grant)
-            if self.ledger.granted(name, grant, lease, process):
+            if self.ledger.granted(name, grant, lease):
                 self._answer(entry, lease)
             else:
                 self.queue.put_back(entry)
@@ -268,7 +268,7 @@ class Broker:
             self.ledger.over(known)
             return None
         lease = self._made(request, row, grant)
-        return lease if self.ledger.granted(known.member, grant, lease, row.process) else None
+        return lease if self.ledger.granted(known.member, grant, lease) else None
 
     def _grant_request(self, lease_id: str, request: LeaseRequest) -> GrantRequest:
         return GrantRequest(

@@ -203,11 +203,13 @@ class Ledger:
         """The live leases."""
         return self._by_id.values()
 
-    def granted(self, name: str, grant: Grant, lease: Lease, process: Process) -> bool:
-        """A guard granted the lease; False when the member has stopped in the meantime, so that the lease is gone."""
+    def granted(self, name: str, grant: Grant, lease: Lease) -> bool:
+        """A guard granted the lease; False when that process of the member is gone, and the lease with it."""
         row = self.members.get(name)
-        if row is None or row.lost or row.process != process:
+        if row is None or row.lost or grant.started_at < row.report.started_at:
             return False
+        if (grant.uid, grant.started_at) != row.process:
+            row = self._succeed(row, grant)
         known = self._by_id.get(grant.lease_id)
         if known is None or known.lease is None:
             self.tally.grants += 1
@@ -270,6 +272,14 @@ class Ledger:
             self._add(LeaseRow(slot.lease_id, slot.key, name, slot.index, row.stamps[slot.index], None))
             return True
         return known.member == name and known.lease_id == slot.lease_id
+
+    def _succeed(self, row: MemberRow, grant: Grant) -> MemberRow:
+        """The member's process is a new one: its grant came before its first report, which is to be believed then."""
+        self._drop(row)
+        identity = {"uid": grant.uid, "started_at": grant.started_at, "revision": UNKNOWN}
+        report = row.report.model_copy(update={**identity, "slots": [], "environment": EnvironmentReport()})
+        self.members[report.name] = MemberRow(report, row.last_seen)
+        return self.members[report.name]
 
     def _drop(self, row: MemberRow) -> None:
         self._lose_leases(row)

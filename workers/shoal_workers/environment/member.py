@@ -79,7 +79,7 @@ class Member:
         self.told_to_retire = False
         self.clock = clock
         self._episodes: dict[str, Episode] = {}
-        self._started_at = clock()
+        self.started_at = clock()
         self._started = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -172,7 +172,7 @@ class Member:
             revision=self.guard.revision,
             slots=self.guard.report(),
             retiring=self.guard.retiring,
-            started_at=self._started_at,
+            started_at=self.started_at,
             environment=self.environment_report(),
         )
 

@@ -42,6 +42,8 @@ def guard_routes(member: Member) -> APIRouter:
                 token=lease.token,
                 expires_at=lease.expires_at,
                 revision=member.guard.revision,
+                uid=member.identity.uid,
+                started_at=member.started_at,
             )
         )
 

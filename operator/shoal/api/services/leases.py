@@ -84,7 +84,11 @@ class GrantRequest(Message):
 
 
 class Grant(Report):
-    """Guard to broker: the slot is leased. `revision` is the guard's, see MemberReport."""
+    """Guard to broker: the slot is leased. `revision` is the guard's, see MemberReport.
+
+    `uid` and `started_at` say which process of the member granted it: it may be younger than the one that the broker
+    knows of.
+    """
 
     lease_id: str
     key: str
@@ -94,6 +98,8 @@ class Grant(Report):
     token: str
     expires_at: float
     revision: int
+    uid: str = ""
+    started_at: float
 
 
 class RenewRequest(Message):
