@@ -43,6 +43,7 @@ class FakeApiServer:
         self.accept_token: Callable[[str], bool] = lambda _: True
         self.bookmarks = False
         self.url = ""
+        self._moments: dict[str, list[Json]] = {}
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
@@ -124,14 +125,13 @@ class FakeApiServer:
             if fault == "drop":
                 _abort(request)
             return _status(int(fault), "Fault", {"Retry-After": "0"} if fault == "429" else {})
-        # A continued list is of the moment it began at; the token carries that list.
-        names = continued.split(",") if continued else sorted(self.objects)
-        version = request.query.get("at", str(self.version))
-        limit = int(request.query.get("limit", "0")) or len(names) or 1
-        here, rest = names[:limit], names[limit:]
-        items = [self.objects[name] for name in here if name in self.objects]
-        meta = {"resourceVersion": version, "continue": ",".join(rest)}
-        return web.json_response({"metadata": meta, "items": items}, dumps=lambda body: orjson.dumps(body).decode())
+        # A continued list is of the moment it began at, and has that moment's version on every page.
+        version, start = (continued or f"{self.version}/0").split("/")
+        items = self._moments.setdefault(version, [self.objects[name] for name in sorted(self.objects)])
+        end = int(start) + (int(request.query.get("limit", "0")) or len(items))
+        meta = {"resourceVersion": version, "continue": f"{version}/{end}" if end < len(items) else ""}
+        page = {"metadata": meta, "items": items[int(start) : end]}
+        return web.json_response(page, dumps=lambda body: orjson.dumps(body).decode())
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         self.watches += 1
