@@ -80,6 +80,10 @@ class KubernetesServer:
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     kubeconfig: Path = Path()
     certificate: Path = Path()
+    apiserver_flags: Sequence[str] = ()
+    """Further flags of kube-apiserver; the last one of a name counts."""
+    users: Mapping[str, str] = field(default_factory=dict)
+    """Further users by name, with their tokens; members of `system:masters` as the admin is."""
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _apiserver_args: list[str] = field(default_factory=list)
     _namespaces: int = 0
@@ -96,7 +100,8 @@ class KubernetesServer:
         key = self.folder / "sa.key"
         subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
         tokens = self.folder / "tokens.csv"
-        tokens.write_text(f'{self.token},admin,admin,"system:masters"\n')
+        known = {"admin": self.token, **self.users}
+        tokens.write_text("".join(f'{token},{name},{name},"system:masters"\n' for name, token in known.items()))
         self._spawn("etcd", [
             f"--data-dir={self.folder / 'etcd'}", "--unsafe-no-fsync", "--log-level=error",
             f"--listen-client-urls=http://127.0.0.1:{etcd_port}", f"--advertise-client-urls=http://127.0.0.1:{etcd_port}",
@@ -110,23 +115,24 @@ class KubernetesServer:
             f"--token-auth-file={tokens}", "--authorization-mode=RBAC", "--allow-privileged=true",
             "--endpoint-reconciler-type=none",
             # Without a controller manager no namespace has the account `default` that this plug-in demands of a pod.
-            "--disable-admission-plugins=ServiceAccount",
+            "--disable-admission-plugins=ServiceAccount", *self.apiserver_flags,
         ]  # fmt: skip
         self._spawn("kube-apiserver", self._apiserver_args)
         self._wait_ready()
         self.kubeconfig = self.write_kubeconfig(self.folder / "kubeconfig")
 
-    def start_controller_manager(self) -> None:
+    def start_controller_manager(self, *flags: str) -> None:
         """Start kube-controller-manager (garbage collection, namespace deletion); does nothing the second time."""
-        if "kube-controller-manager" in self._processes:
-            return
-        if not os.access(self.programs / "kube-controller-manager", os.X_OK):
-            raise ProgramsMissingError(f"{self.programs} has no kube-controller-manager")
-        port = free_ports(1)[0]
-        self._spawn("kube-controller-manager", [
-            f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--bind-address=127.0.0.1",
-            f"--secure-port={port}", f"--cert-dir={self.folder / 'controller-manager'}",
-        ])  # fmt: skip
+        serving = self._serving("controller-manager")
+        self._start_once("kube-controller-manager", "--leader-elect=false", *serving, *flags)
+
+    def start_scheduler(self, *flags: str) -> None:
+        """Start kube-scheduler; does nothing the second time."""
+        self._start_once("kube-scheduler", "--leader-elect=false", *self._serving("scheduler"), *flags)
+
+    def start_kwok(self, *flags: str) -> None:
+        """Start kwok, which makes every node object a fake node; does nothing the second time."""
+        self._start_once("kwok", "--manage-all-nodes=true", *flags)
 
     def restart_apiserver(self) -> None:
         """Kill kube-apiserver and start it again on the same port and data; returns when it is ready."""
@@ -136,7 +142,7 @@ class KubernetesServer:
 
     def stop(self) -> None:
         """End every process; the API server before etcd, so that it does not log its loss."""
-        for name in ("kube-controller-manager", "kube-apiserver", "etcd"):
+        for name in reversed(list(self._processes)):
             # Nothing here is worth a graceful end: kube-apiserver would wait for its open watches.
             self._end(name, signal.SIGKILL)
         self._starter.shutdown()
@@ -164,8 +170,13 @@ class KubernetesServer:
         with urllib.request.urlopen(request, timeout=10, context=self._tls()):
             return name
 
-    def write_kubeconfig(self, path: Path, *, url: str | None = None, namespace: str = "default") -> Path:
-        """Write a kubeconfig for the admin token; `url` points it at a proxy (plain http needs no certificate)."""
+    def write_kubeconfig(
+        self, path: Path, *, url: str | None = None, namespace: str = "default", token: str | None = None
+    ) -> Path:
+        """Write a kubeconfig for the admin token, or another user's.
+
+        `url` points it at a proxy (plain http needs no certificate).
+        """
         server = url or self.url
         cluster: dict[str, str] = {"server": server}
         if server.startswith("https"):
@@ -174,7 +185,7 @@ class KubernetesServer:
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "test", "cluster": cluster}],
-            "users": [{"name": "admin", "user": {"token": self.token}}],
+            "users": [{"name": "admin", "user": {"token": token or self.token}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin", "namespace": namespace}}],
             "current-context": "test",
         }
@@ -182,6 +193,16 @@ class KubernetesServer:
         return path
 
     # --- inside
+
+    def _start_once(self, name: str, *flags: str) -> None:
+        if name in self._processes:
+            return
+        if not os.access(self.programs / name, os.X_OK):
+            raise ProgramsMissingError(f"{self.programs} has no {name}")
+        self._spawn(name, [f"--kubeconfig={self.kubeconfig}", *flags])
+
+    def _serving(self, folder: str) -> list[str]:
+        return ["--bind-address=127.0.0.1", f"--secure-port={free_ports(1)[0]}", f"--cert-dir={self.folder / folder}"]
 
     def _tls(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.certificate))
