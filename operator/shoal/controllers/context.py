@@ -13,6 +13,7 @@ from shoal.controllers.status import StatusWriter
 from shoal.controllers.world import World
 from shoal.engine.clock import Clock
 from shoal.engine.scrape import Scraper
+from shoal.kube.discovery import Neighbours
 from shoal.planner import conditions
 from shoal.planner.conditions import Verdict
 from shoal.planner.observed import PodView
@@ -34,6 +35,7 @@ class Context:
     status: StatusWriter
     clock: Clock
     images: Images
+    neighbours: Neighbours
 
     @property
     def now(self) -> float:

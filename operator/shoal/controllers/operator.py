@@ -30,6 +30,7 @@ from shoal.engine.scrape import Scraper
 from shoal.engine.shell import ShellSettings, run_shell
 from shoal.engine.store import Change, ChangeType
 from shoal.kube.client import KubeClient
+from shoal.kube.discovery import Neighbours
 from shoal.kube.kubeconfig import find_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
 
@@ -78,9 +79,11 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
     scraper: Scraper[str] = Scraper()
     peers = Peers()
     effects = Effects(client, expectations, recorder, peers, clock)
-    context = Context(world, effects, scraper, StatusWriter(client), clock, settings.images)
+    neighbours = Neighbours(client, sleep=clock.sleep)
+    context = Context(world, effects, scraper, StatusWriter(client), clock, settings.images, neighbours)
     manager = Manager(client, elector=_elector(client, settings), clock=clock)
-    for name, run in (("events", recorder.run), ("scraper", scraper.run), ("peers", peers.run)):
+    background = {"events": recorder.run, "scraper": scraper.run, "peers": peers.run, "neighbours": neighbours.run}
+    for name, run in background.items():
         manager.add_background(name, run)
     _wire(manager, client, context, expectations, settings)
     return manager
@@ -138,3 +141,4 @@ def _wire(
         )
         reflector_.on_change(wiring.child_changed)
     context.scraper.on_change(wiring.wake)
+    context.neighbours.on_change(wiring.wake_all)

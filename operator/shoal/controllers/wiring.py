@@ -40,6 +40,11 @@ class Wiring:
             queue, key = home
             queue.add(key)
 
+    def wake_all(self) -> None:
+        """Work on every resource: what the cluster offers has changed."""
+        for queue, key in self._homes.values():
+            queue.add(key)
+
     def dependency_changed(self, jobs: Queue, kind: str, change: Change[Any]) -> None:
         """A pool or fleet changed: work on the jobs that use it."""
         for entry in self._world.jobs.entries():
