@@ -85,6 +85,8 @@ FIELDS = [
     Case("EnvironmentPool", "spec.variants", [{"name": "a"}, {"name": "a"}], ".spec.variants: duplicate entries"),
     Case("EnvironmentPool", "spec.scale", {"buffer": "10%"}),
     Case("EnvironmentPool", "spec.scale", {"buffer": "a few"}, "spec.scale.buffer"),
+    Case("EnvironmentPool", "spec.backend", "AgentSandbox"),
+    Case("EnvironmentPool", "spec.backend", "Sandbox", "spec.backend"),
     Case("RolloutFleet", "spec.weights", {"maxUnavailable": "50%"}),
     Case("RolloutFleet", "spec.weights", {"maxUnavailable": -1}, "spec.weights.maxUnavailable"),
     Case("RolloutFleet", "spec.engine", {"type": "SGLang"}, "spec.engine.type"),

@@ -10,6 +10,9 @@ JOB = "rl.shoal.dev/job"
 VARIANT = "rl.shoal.dev/variant"
 WORKER_GROUP = "rl.shoal.dev/worker-group"
 
+OWNER_UID = "rl.shoal.dev/owner-uid"
+"""Label: UID of the Shoal resource behind a pod that another operator makes (its own owner is that operator's)."""
+
 SPEC_HASH = "rl.shoal.dev/spec-hash"
 """Annotation: hash of the object as built, so that an unchanged object is never written again."""
 

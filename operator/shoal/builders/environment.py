@@ -7,10 +7,18 @@ from shoal.api.services.leases import DEFAULT_VARIANT
 from shoal.api.services.roles.broker import BrokerConfig
 from shoal.api.services.roles.environment import EnvironmentConfig, EnvironmentSource, LifecycleConfig
 from shoal.api.v1alpha1.common import seconds
-from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, Lifecycle, LifecycleMode, Protocol, Variant
+from shoal.api.v1alpha1.environmentpool import (
+    EnvironmentPoolSpec,
+    Lifecycle,
+    LifecycleMode,
+    MemberBackend,
+    Protocol,
+    Variant,
+)
 from shoal.builders.images import Images
 from shoal.builders.owner import Owner
 from shoal.builders.pods import PodPlan, build_pod
+from shoal.builders.sandbox import sandbox_of
 
 Manifest = dict[str, Any]
 
@@ -51,9 +59,12 @@ def build_broker(owner: Owner, spec: EnvironmentPoolSpec, images: Images) -> Man
 
 
 def build_members(owner: Owner, spec: EnvironmentPoolSpec, images: Images) -> dict[str, Manifest]:
-    """Variant name -> member pod; a pool without variants has the one variant `default`."""
+    """Variant name -> member, a pod or a Sandbox; a pool without variants has the one variant `default`."""
     variants = spec.variants or [Variant(name=DEFAULT_VARIANT)]
-    return {variant.name: _build_member(owner, spec, variant, images) for variant in variants}
+    pods = {variant.name: _build_member(owner, spec, variant, images) for variant in variants}
+    if spec.backend is MemberBackend.AGENT_SANDBOX:
+        return {name: sandbox_of(owner, pod) for name, pod in pods.items()}
+    return pods
 
 
 OPENENV_PORT = 8000

@@ -9,6 +9,7 @@ from shoal.api.base import Condition
 from shoal.api.labels import PORTS, Role
 from shoal.builders.images import Images
 from shoal.controllers.effects import Effects, Subject
+from shoal.controllers.holders import Holders
 from shoal.controllers.status import StatusWriter
 from shoal.controllers.world import World
 from shoal.engine.clock import Clock
@@ -36,6 +37,7 @@ class Context:
     clock: Clock
     images: Images
     neighbours: Neighbours
+    holders: Holders
 
     @property
     def now(self) -> float:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.builders.owner import Owner
+from shoal.controllers.holders import ExpectedBy, Holders
 from shoal.controllers.peers import Peers
 from shoal.engine.clock import Clock
 from shoal.engine.expectations import Expectations
 from shoal.engine.keys import ObjectKey
 from shoal.engine.recorder import EventRecorder, Reference
-from shoal.kube.client import KubeClient
+from shoal.kube.client import KubeClient, Propagation
 from shoal.kube.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES, Resource
 from shoal.planner.actions import (
@@ -27,7 +28,7 @@ from shoal.planner.actions import (
     Event,
     RetireMember,
 )
-from shoal.planner.observed import Expected
+from shoal.planner.observed import Expected, Holder
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +40,6 @@ PARALLEL_WRITES = 32
 
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 """Kubernetes' own alphabet for generated names: no vowels, so that no words appear."""
-
-ExpectedBy = tuple[str, str]
-"""(owner's UID, role): what creations are counted under."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,10 @@ class Effects:
         recorder: EventRecorder,
         peers: Peers,
         clock: Clock,
+        holders: Holders,
     ) -> None:
         self._client = client
+        self._holders = holders
         self._expectations = expectations
         self._recorder = recorder
         self._peers = peers
@@ -88,9 +88,10 @@ class Effects:
         creations: dict[str, int] = {}
         deletions: set[str] = set()
         for role in roles:
-            pending = self._expectations.pending((owner.uid, role), self._clock.now())
-            creations[role] = len(pending.creations)
-            deletions |= pending.deletions
+            for expectations in (self._expectations, *self._holders.expectations()):
+                pending = expectations.pending((owner.uid, role), self._clock.now())
+                creations[role] = creations.get(role, 0) + len(pending.creations)
+                deletions |= pending.deletions
         return Expected(creations, frozenset(deletions))
 
     async def perform(self, subject: Subject, actions: Iterable[Action]) -> None:
@@ -121,14 +122,14 @@ class Effects:
                 await self._create_once(manifest, owner.namespace)
             case CreatePod(role, manifest):
                 await self._create_pod(owner, role, manifest)
-            case DeletePod(role, name, uid, reason):
-                await self._delete_pod(owner, role, name, uid, reason)
-            case RetireMember(name, uid, reason):
+            case DeletePod(role, name, uid, reason, holder):
+                await self._delete_pod(owner, role, holder or Holder("Pod", name), uid, reason)
+            case RetireMember(name, uid, reason, holder):
                 if await self._peers.retire_member(subject.service_ip, subject.token, name):
-                    await self._delete_pod(owner, "environment", name, uid, reason)
-            case DrainEngine(name, uid, reason):
+                    await self._delete_pod(owner, "environment", holder or Holder("Pod", name), uid, reason)
+            case DrainEngine(name, uid, reason, holder):
                 if await self._peers.drain_engine(subject.service_ip, subject.token, name):
-                    await self._delete_pod(owner, "engine", name, uid, reason)
+                    await self._delete_pod(owner, "engine", holder or Holder("Pod", name), uid, reason)
             case DeleteSelf():
                 await self._ignore(
                     NotFoundError,
@@ -143,27 +144,42 @@ class Effects:
         )
 
     async def _create_pod(self, owner: Owner, role: str, manifest: dict[str, Any]) -> None:
-        named = _named(manifest)
+        kind = manifest["kind"]
+        resource, expectations = self._made_of(kind)
+        if resource is None:
+            return  # it went a moment ago; the next pass says so
+        named = {**_named(manifest), "apiVersion": resource.api_version}
         key = ObjectKey(owner.namespace, named["metadata"]["name"])
-        self._expectations.expect_creation((owner.uid, role), key, self._clock.now())
+        expectations.expect_creation((owner.uid, role), key, self._clock.now())
         try:
-            await self._client.create(PODS, named, owner.namespace)
+            await self._client.create(resource, named, owner.namespace)
         except ApiError as error:
-            self._expectations.creation_failed(key, error)
+            expectations.creation_failed(key, error)
             if isinstance(error, AlreadyExistsError):
                 return  # an older pod of this name is still there; its deletion wakes this key again
-            await self._recorder.record(_reference(owner), "Warning", "CreateFailed", f"pod of role {role}: {error}")
+            text = f"{kind.lower()} of role {role}: {error}"
+            await self._recorder.record(_reference(owner), "Warning", "CreateFailed", text)
             raise
 
-    async def _delete_pod(self, owner: Owner, role: str, name: str, uid: str, reason: str) -> None:
-        self._expectations.expect_deletion((owner.uid, role), uid, self._clock.now())
+    async def _delete_pod(self, owner: Owner, role: str, target: Holder, uid: str, reason: str) -> None:
+        resource, expectations = self._made_of(target.kind)
+        if resource is None:
+            return
+        # In the foreground a holder stays, being deleted, until its pods are gone: counting it counts them.
+        propagation: Propagation = "Background" if target.kind == PODS.kind else "Foreground"
+        expectations.expect_deletion((owner.uid, role), uid, self._clock.now())
         try:
-            await self._client.delete(PODS, name, owner.namespace, uid=uid)
-            log.info("deleted pod %s/%s: %s", owner.namespace, name, reason)
+            await self._client.delete(resource, target.name, owner.namespace, uid=uid, propagation=propagation)
+            log.info("deleted %s %s/%s: %s", target.kind.lower(), owner.namespace, target.name, reason)
         except ApiError as error:
-            self._expectations.deletion_failed(uid, error)
+            expectations.deletion_failed(uid, error)
             if not isinstance(error, NotFoundError | ConflictError):  # gone, or another one by now: nothing to delete
                 raise
+
+    def _made_of(self, kind: str) -> tuple[Resource | None, Expectations[ExpectedBy]]:
+        if kind == PODS.kind:
+            return PODS, self._expectations
+        return self._holders.resource(kind), self._holders.expectations_of(kind)
 
     @staticmethod
     async def _ignore(error: type[ApiError], call: Callable[[], Awaitable[object]]) -> None:

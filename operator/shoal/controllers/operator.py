@@ -14,6 +14,7 @@ from shoal.builders.images import Images
 from shoal.controllers.context import Context
 from shoal.controllers.effects import Effects, ExpectedBy
 from shoal.controllers.fleet import FleetController
+from shoal.controllers.holders import PLURALS, Holders
 from shoal.controllers.job import JobController
 from shoal.controllers.peers import Peers
 from shoal.controllers.pool import PoolController
@@ -29,10 +30,12 @@ from shoal.engine.reflector import Reflector
 from shoal.engine.scrape import Scraper
 from shoal.engine.shell import ShellSettings, run_shell
 from shoal.engine.store import Change, ChangeType
+from shoal.engine.visitor import NeighbourReflector
 from shoal.kube.client import KubeClient
 from shoal.kube.discovery import Neighbours
 from shoal.kube.kubeconfig import find_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
+from shoal.planner.holders import SANDBOX
 
 MANAGED = f"{MANAGED_BY}={MANAGER}"
 """Label selection of the objects that the operator caches; a cluster's other pods never reach it."""
@@ -78,9 +81,10 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
     recorder = EventRecorder(client, instance=socket.gethostname())
     scraper: Scraper[str] = Scraper()
     peers = Peers()
-    effects = Effects(client, expectations, recorder, peers, clock)
     neighbours = Neighbours(client, sleep=clock.sleep)
-    context = Context(world, effects, scraper, StatusWriter(client), clock, settings.images, neighbours)
+    holders = Holders(neighbours)
+    effects = Effects(client, expectations, recorder, peers, clock, holders)
+    context = Context(world, effects, scraper, StatusWriter(client), clock, settings.images, neighbours, holders)
     manager = Manager(client, elector=_elector(client, settings), clock=clock)
     background = {"events": recorder.run, "scraper": scraper.run, "peers": peers.run, "neighbours": neighbours.run}
     for name, run in background.items():
@@ -140,5 +144,12 @@ def _wire(
             Reflector(client, resource, children, namespace=settings.namespace, labels=MANAGED)
         )
         reflector_.on_change(wiring.child_changed)
+    for kind, held in ((SANDBOX, world.sandboxes),):
+        holders = NeighbourReflector(
+            client, context.neighbours, *PLURALS[kind], held, namespace=settings.namespace, labels=MANAGED
+        )
+        context.holders.follow(kind, manager.add_reflector(holders))
+        holders.on_change(wiring.child_changed)
+        holders.on_complete(wiring.wake_all)
     context.scraper.on_change(wiring.wake)
     context.neighbours.on_change(wiring.wake_all)

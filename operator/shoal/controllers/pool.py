@@ -17,6 +17,7 @@ from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.kube.resources import ENVIRONMENT_POOLS
+from shoal.planner.holders import SANDBOX
 from shoal.planner.observed import PodView, Reading
 from shoal.planner.pool import MemberSlots, PoolDesired, PoolObserved, PoolReading, expectation, plan_pool
 from shoal.planner.sizing import ScaleMemory
@@ -45,7 +46,7 @@ class PoolController:
         if body is None or "deletionTimestamp" in body["metadata"]:
             return Result()
         owner = environment.pool_owner(key.name, key.namespace, body["metadata"]["uid"])
-        pods = context.world.pods_of(owner.uid)
+        pods = context.world.members_of(owner.uid)
         token = context.world.token_of(owner.uid, owner.secret)
         broker = service_of(pods, Role.BROKER)
         subject = Subject(owner, ENVIRONMENT_POOLS, broker.ip if broker else "", token)
@@ -56,7 +57,7 @@ class PoolController:
             return Result()
         self._watch_broker(owner.uid, broker, token)
         desired = build(owner, spec, context, token)
-        observed = self._observe(owner, body, pods, list(desired.members))
+        observed = self._observe(owner, body, pods, desired)
         plan = plan_pool(spec, desired, observed, self._memory.get(owner.uid, {}), context.now)
         self._memory[owner.uid] = plan.memory
         await context.status.write(ENVIRONMENT_POOLS, body, plan.status)
@@ -67,9 +68,10 @@ class PoolController:
         targets = {Role.BROKER: Target(url_of(broker), BrokerStatus, token)} if broker and token else {}
         self._context.scraper.set_targets(uid, targets)
 
-    def _observe(self, owner: Owner, body: Json, pods: list[PodView], variants: list[str]) -> PoolObserved:
+    def _observe(self, owner: Owner, body: Json, pods: list[PodView], desired: PoolDesired) -> PoolObserved:
         context = self._context
-        roles = [Role.BROKER, *(expectation(variant) for variant in variants)]
+        roles = [Role.BROKER, Role.ENVIRONMENT, *(expectation(variant) for variant in desired.members)]
+        kinds = {manifest["kind"] for manifest in desired.members.values()}
         return PoolObserved(
             generation=body["metadata"].get("generation", 0),
             status=EnvironmentPoolStatus.model_validate(context.status.current(body)),
@@ -77,6 +79,7 @@ class PoolController:
             children=context.world.children_of(owner.uid),
             expected=context.effects.expected(owner, roles),
             broker=self._reading(owner.uid),
+            blocked=context.holders.blocked(SANDBOX) if SANDBOX in kinds else None,
         )
 
     def _reading(self, uid: str) -> Reading[PoolReading]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from shoal.controllers.job import uses
-from shoal.controllers.world import World
+from shoal.controllers.world import ROOT_UID, World
 from shoal.engine.keys import ObjectKey
 from shoal.engine.store import OWNER_UID, Change, ChangeType
 from shoal.engine.workqueue import WorkQueue
@@ -30,7 +30,7 @@ class Wiring:
     def child_changed(self, change: Change[Any]) -> None:
         """A child changed: work on the resource that controls it."""
         for index, uid in change.entry.indexed:
-            if index == OWNER_UID:
+            if index in (OWNER_UID, ROOT_UID):
                 self.wake(uid)
 
     def wake(self, uid: str) -> None:

@@ -4,11 +4,17 @@ from base64 import b64decode
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.api import labels
 from shoal.api.labels import SPEC_HASH, TOKEN_KEY
-from shoal.engine.store import OWNER_UID, Store, by_owner_uid
+from shoal.engine.store import OWNER_UID, Store, by_label, by_owner_uid
+from shoal.planner.holders import SANDBOX, Held, as_pod, read_holder
 from shoal.planner.observed import PodView, view
 
 Json = dict[str, Any]
+
+
+ROOT_UID = "root"
+"""Index of pods that another operator makes for us, by the UID of the Shoal resource behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,8 @@ class World:
 
     def __init__(self) -> None:
         owned = {OWNER_UID: by_owner_uid}
-        self.pods: Store[PodView] = Store(trim_pod, owned)
+        self.pods: Store[PodView] = Store(trim_pod, owned | {ROOT_UID: by_label(labels.OWNER_UID)})
+        self.sandboxes: Store[Held] = Store(read_holder(SANDBOX), owned)
         self.services: Store[Child] = Store(trim_child("Service"), owned)
         self.secrets: Store[Child] = Store(trim_child("Secret"), owned)
         self.pools: Store[Json] = Store(trim_resource, owned)
@@ -59,6 +66,11 @@ class World:
     def pods_of(self, uid: str) -> list[PodView]:
         """Pods that the resource with this UID controls."""
         return self.pods.by_index(OWNER_UID, uid)
+
+    def members_of(self, uid: str) -> list[PodView]:
+        """As `pods_of`, with the pods that are, or are to be, made from the resource's Sandboxes."""
+        held = self.sandboxes.by_index(OWNER_UID, uid)
+        return self.pods_of(uid) + [as_pod(each, self.pods_of(each.uid)) for each in held]
 
     def children_of(self, uid: str) -> dict[tuple[str, str], str]:
         """(kind, name) -> hash of the Services, Secrets, pools and fleets that the resource with this UID controls."""

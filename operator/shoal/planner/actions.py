@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from shoal.planner.observed import Holder
+
 Manifest = dict[str, Any]
 
 
@@ -22,7 +24,7 @@ class CreateOnce:
 
 @dataclass(frozen=True)
 class CreatePod:
-    """Creation of one pod; `role` names the expectation it is counted under."""
+    """Creation of one pod, or of the object that it is made from; `role` names the expectation it is counted under."""
 
     role: str
     manifest: Manifest
@@ -30,12 +32,13 @@ class CreatePod:
 
 @dataclass(frozen=True)
 class DeletePod:
-    """Deletion of exactly this pod (never of a later one of the same name)."""
+    """Deletion of exactly this pod (never of a later one of the same name), or of what it is made from."""
 
     role: str
     name: str
     uid: str
     reason: str
+    holder: Holder | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class RetireMember:
     name: str
     uid: str
     reason: str
+    holder: Holder | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class DrainEngine:
     name: str
     uid: str
     reason: str
+    holder: Holder | None = None
 
 
 @dataclass(frozen=True)

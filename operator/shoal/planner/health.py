@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from shoal.planner.conditions import Verdict
+from shoal.planner.holders import Blocked
 from shoal.planner.observed import PodView
 
 _REASONS = {
@@ -17,8 +18,16 @@ _REASONS = {
 }
 
 
-def degraded(pods: Iterable[PodView], *, healthy: str = "AllHealthy") -> Verdict:
-    """The Degraded condition: the first trouble found, with the pod's name and the message it left."""
+def degraded(pods: Iterable[PodView], *, healthy: str = "AllHealthy", blocked: Blocked | None = None) -> Verdict:
+    """The Degraded condition: the first trouble found, with the pod's name and the message it left.
+
+    Args:
+        pods: the pods of a resource.
+        healthy: the reason where there is no trouble.
+        blocked: what keeps pods from being made at all; it is told first.
+    """
+    if blocked is not None:
+        return Verdict("Degraded", True, blocked.reason, blocked.message)
     for pod in sorted(pods, key=lambda pod: (pod.role, pod.name)):
         if pod.deleting:
             continue

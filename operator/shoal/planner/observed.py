@@ -18,8 +18,20 @@ class Trouble:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """The object of another operator that a pod is made from: it is created and deleted in the pod's place."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True)
 class PodView:
-    """One pod. Times are seconds since the epoch."""
+    """One pod. Times are seconds since the epoch.
+
+    Args:
+        holder: the Sandbox or LeaderWorkerSet that stands for the pod; `uid` is then its UID, `name` the pod's name.
+    """
 
     name: str
     uid: str
@@ -35,6 +47,7 @@ class PodView:
     unschedulable: str = ""
     trouble: Trouble | None = None
     group: str = ""
+    holder: Holder | None = None
 
     @property
     def finished(self) -> bool:

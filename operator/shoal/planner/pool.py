@@ -17,6 +17,7 @@ from shoal.planner import conditions, health, sizing
 from shoal.planner.actions import Action, CreatePod, DeletePod, Manifest, Plan, RetireMember
 from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
+from shoal.planner.holders import Blocked
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, PodSetPlan, plan_podset, surge_of
 from shoal.planner.singleton import plan_singleton
@@ -48,7 +49,11 @@ class PoolReading:
 
 @dataclass(frozen=True)
 class PoolObserved:
-    """Everything a pass over one pool sees."""
+    """Everything a pass over one pool sees.
+
+    Args:
+        blocked: why members of the wanted backend can be neither counted nor made now; those that are there stay.
+    """
 
     generation: int
     status: EnvironmentPoolStatus
@@ -56,6 +61,7 @@ class PoolObserved:
     children: Mapping[tuple[str, str], str]
     expected: Expected
     broker: Reading[PoolReading]
+    blocked: Blocked | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ class PoolDesired:
     Args:
         children: Services and Secrets, applied when their hash differs.
         broker: the broker's pod.
-        members: variant name -> member pod; the pool without variants has the one variant `default`.
+        members: variant name -> member, a pod or a Sandbox; the pool without variants has the one variant
+            `default`.
         selector: label selector of the members, for the scale subresource.
         endpoint: URL of the broker.
     """
@@ -102,6 +109,8 @@ def plan_pool(
     partial = False
     for variant, manifest in desired.members.items():
         pods = _members_of(observed.pods, variant)
+        if observed.blocked is not None and not spec.suspend:
+            continue
         plan = _plan_members(spec, pods, counts[variant], manifest, variant, observed, now)
         # Where the pool is to rest and no broker answers, nobody can lease and nobody could retire.
         answers = observed.broker.value is not None or not spec.suspend
@@ -112,7 +121,7 @@ def plan_pool(
         for pod in observed.pods
         if pod.role == Role.ENVIRONMENT and pod.group not in desired.members and not pod.deleting
     ]
-    actions += [RetireMember(pod.name, pod.uid, "VariantRemoved") for pod in gone]
+    actions += [RetireMember(pod.name, pod.uid, "VariantRemoved", pod.holder) for pod in gone]
     status = _status(spec, desired, observed, counts, now)
     actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
     requeue = SETTLE_SECONDS if partial or status.replicas != status.desired_replicas or gone else wake
@@ -226,9 +235,9 @@ def _member_actions(plan: PodSetPlan, manifest: Manifest, variant: str, *, answe
     for removal in plan.remove:
         pod = removal.pod
         if removal.gracious and answers:
-            actions.append(RetireMember(pod.name, pod.uid, removal.reason))
+            actions.append(RetireMember(pod.name, pod.uid, removal.reason, pod.holder))
         else:
-            actions.append(DeletePod(expectation(variant), pod.name, pod.uid, removal.reason))
+            actions.append(DeletePod(expectation(variant), pod.name, pod.uid, removal.reason, pod.holder))
     actions += [CreatePod(expectation(variant), manifest)] * plan.create
     return actions
 
@@ -294,6 +303,8 @@ def _verdicts(spec: EnvironmentPoolSpec, observed: PoolObserved, status: Environ
         available = Verdict(
             "Available", False, "BrokerNotReady", observed.broker.error or "the broker has not answered yet"
         )
+    elif status.ready_replicas == 0 and observed.blocked is not None:
+        available = Verdict("Available", False, observed.blocked.reason, observed.blocked.message)
     elif status.ready_replicas == 0 and status.desired_replicas > 0:
         available = Verdict("Available", False, "NoMemberReady", f"0 of {status.desired_replicas} members are ready")
     else:
@@ -304,7 +315,7 @@ def _verdicts(spec: EnvironmentPoolSpec, observed: PoolObserved, status: Environ
     moving |= status.ready_replicas != status.replicas
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
-    return [available, progressing, health.degraded(observed.pods)]
+    return [available, progressing, health.degraded(observed.pods, blocked=observed.blocked)]
 
 
 def _soonest(*waits: float | None) -> float | None:

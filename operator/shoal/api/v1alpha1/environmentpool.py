@@ -70,6 +70,13 @@ class Variant(ApiModel):
     ] = 1
 
 
+class MemberBackend(StrEnum):
+    """What a member is made of."""
+
+    POD = "Pod"
+    AGENT_SANDBOX = "AgentSandbox"
+
+
 class Network(StrEnum):
     """Where an environment may connect to."""
 
@@ -165,6 +172,10 @@ class EnvironmentPoolSpec(ApiModel):
         | None
     ) = None
     slots_per_member: Annotated[int, Field(ge=1, le=1024, description="Leases that one member serves at once.")] = 1
+    backend: Annotated[
+        MemberBackend,
+        Field(description="Pod: made by Shoal. AgentSandbox: by kubernetes-sigs/agent-sandbox, from one Sandbox each."),
+    ] = MemberBackend.POD
     template: PodTemplate = Field(default_factory=PodTemplate)
     isolation: Isolation = Field(default_factory=Isolation)
     lifecycle: Lifecycle = Field(default_factory=Lifecycle)

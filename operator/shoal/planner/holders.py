@@ -1,0 +1,104 @@
+"""Pods that another operator makes: a Sandbox that stands for a member, a LeaderWorkerSet that stands for an engine.
+
+Plans see one `PodView` for each such object, so that counting, choosing victims and replacing need to know nothing of
+it: the object gives identity, template and deletion, its pods give readiness and trouble.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.api.labels import ROLE, SPEC_HASH, VARIANT, WORKER_GROUP
+from shoal.planner.observed import Holder, PodView, Trouble
+from shoal.planner.times import parse_timestamp
+
+SANDBOX = "Sandbox"
+LEADER_WORKER_SET = "LeaderWorkerSet"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A holder, cut down to what decisions need. `created_at` is seconds since the epoch."""
+
+    kind: str
+    name: str
+    uid: str
+    role: str
+    group: str
+    spec_hash: str
+    deleting: bool
+    created_at: float
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Why pods of this kind can neither be counted nor made now: a CamelCase reason and what a person can do."""
+
+    reason: str
+    message: str
+
+
+def read_holder(kind: str) -> Callable[[dict[str, Any]], Held]:
+    """The trim function of a kind of holder."""
+
+    def read(body: dict[str, Any]) -> Held:
+        metadata = body["metadata"]
+        labels = metadata.get("labels") or {}
+        return Held(
+            kind=kind,
+            name=metadata["name"],
+            uid=metadata["uid"],
+            role=labels.get(ROLE, ""),
+            group=labels.get(VARIANT) or labels.get(WORKER_GROUP) or "",
+            spec_hash=(metadata.get("annotations") or {}).get(SPEC_HASH, ""),
+            deleting="deletionTimestamp" in metadata,
+            created_at=parse_timestamp(metadata["creationTimestamp"]),
+            trouble=_trouble(kind, body),
+        )
+
+    return read
+
+
+def _trouble(kind: str, body: dict[str, Any]) -> Trouble | None:
+    """What the other operator says it cannot do; agent-sandbox puts a refused pod into its Ready condition."""
+    for condition in (body.get("status") or {}).get("conditions") or []:
+        if kind == SANDBOX and condition["type"] == "Ready" and condition.get("reason") == "ReconcilerError":
+            return Trouble("CannotStart", condition.get("message", ""))
+    return None
+
+
+def leader_of(held: Held) -> str:
+    """Name of the pod that does the work: a Sandbox's pod has its name, a group's leader is number 0 of its set."""
+    return f"{held.name}-0" if held.kind == LEADER_WORKER_SET else held.name
+
+
+def as_pod(held: Held, pods: Sequence[PodView]) -> PodView:
+    """The holder as plans count it.
+
+    Args:
+        held: the holder.
+        pods: its pods; none yet is as good as a pending one.
+    """
+    name = leader_of(held)
+    lead = next((pod for pod in pods if pod.name == name), None)
+    living = [pod for pod in pods if not pod.deleting]
+    # A set replaces a pod that has ended by itself; a Sandbox leaves it, and its member is over.
+    over = lead is not None and lead.finished and held.kind == SANDBOX
+    return PodView(
+        name=name,
+        uid=held.uid,
+        role=held.role,
+        spec_hash=held.spec_hash,
+        phase=lead.phase if lead is not None and (over or not lead.finished) else "Pending",
+        ready=lead is not None and lead.ready and not lead.deleting and not lead.finished,
+        deleting=held.deleting,
+        created_at=held.created_at,
+        ip=lead.ip if lead is not None else "",
+        restarts=sum(pod.restarts for pod in living),
+        gated=any(pod.gated for pod in living),
+        unschedulable=next((pod.unschedulable for pod in living if pod.unschedulable), ""),
+        trouble=next((pod.trouble for pod in living if pod.trouble is not None), held.trouble),
+        group=held.group,
+        holder=Holder(held.kind, held.name),
+    )
