@@ -1,0 +1,71 @@
+"""A cluster that is there already: named by a kubeconfig, with images that its nodes can pull.
+
+SHOAL_E2E_KUBECONFIG names the kubeconfig; SHOAL_E2E_IMAGE_PREFIX and SHOAL_E2E_IMAGE_TAG the images (docs/images.md);
+SHOAL_E2E_STORAGE_CLASS a storage class whose volumes several pods may mount (the default class when it is not set);
+SHOAL_E2E_MODEL the example's model as `spec.model.source` has it, such as hf:NAME.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from e2e.providers.base import Cluster, Feature, Json
+from e2e.providers.chart import Helm
+
+VARIABLES = ("SHOAL_E2E_KUBECONFIG", "SHOAL_E2E_IMAGE_PREFIX", "SHOAL_E2E_IMAGE_TAG", "SHOAL_E2E_MODEL")
+
+
+class ExistingProvider:
+    """Whatever the kubeconfig leads to. Shoal is installed by its chart and uninstalled afterwards."""
+
+    name = "kubeconfig"
+
+    def unavailable(self) -> str | None:
+        """It has to be named."""
+        unset = [name for name in VARIABLES if not os.environ.get(name)]
+        if unset:
+            return f"not set: {', '.join(unset)}"
+        absent = [tool for tool in ("kubectl", "helm") if shutil.which(tool) is None]
+        return f"not installed: {', '.join(absent)}" if absent else None
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """As it is."""
+        return list(argv)
+
+    @contextmanager
+    def cluster(self, folder: Path) -> Iterator[Cluster]:
+        """The cluster with Shoal in it for the block."""
+        kubeconfig = Path(os.environ["SHOAL_E2E_KUBECONFIG"])
+        helm = Helm("helm", kubeconfig)
+        values: Json = {
+            "image": {"prefix": os.environ["SHOAL_E2E_IMAGE_PREFIX"], "tag": os.environ["SHOAL_E2E_IMAGE_TAG"]}
+        }
+        cluster = Cluster("kubectl", kubeconfig, frozenset({Feature.CONTAINERS}), helm_values=values, helm=helm)
+
+        def storage(namespace: str) -> Json:
+            cluster.apply(claim(namespace))
+            return {"persistentVolumeClaim": {"claimName": "shoal-e2e"}}
+
+        cluster.storage, cluster.model = storage, lambda _: os.environ["SHOAL_E2E_MODEL"]
+        helm.upgrade(values)
+        try:
+            yield cluster
+        finally:
+            helm("uninstall", "shoal", "--wait")
+
+
+def claim(namespace: str) -> Json:
+    """A claim for the shared volume of a job."""
+    spec: Json = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "2Gi"}}}
+    if os.environ.get("SHOAL_E2E_STORAGE_CLASS"):
+        spec["storageClassName"] = os.environ["SHOAL_E2E_STORAGE_CLASS"]
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "shoal-e2e", "namespace": namespace},
+        "spec": spec,
+    }

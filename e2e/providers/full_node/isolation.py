@@ -1,0 +1,41 @@
+"""A whole cluster inside one `unshare`: its own network, mounts and processes, so that nothing of it is left behind.
+
+No firewall rule, bridge or port of the machine changes, nothing stays mounted, and when the first process ends the
+kernel ends every daemon, shim and container with it. The tests run inside as well.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+
+from e2e.providers.full_node.runtime import CNI_PLUGINS
+
+INSIDE = "SHOAL_E2E_ISOLATED"
+"""Set inside, so that nobody nests."""
+TOOLS = ("unshare", "ip", "containerd", "containerd-shim-runc-v2", "runc", "ctr", "nft", "conntrack", "openssl")
+DEBIAN_PACKAGES = "containerd runc containernetworking-plugins iptables nftables conntrack iproute2 openssl"
+
+
+def missing() -> str | None:
+    """Why a cluster cannot run on this machine; None when it can."""
+    if os.geteuid() != 0:
+        return "needs root: it makes namespaces, mounts and containers"
+    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if not (CNI_PLUGINS / "bridge").exists():
+        absent.append(f"{CNI_PLUGINS}/bridge")
+    if absent:
+        return f"not installed: {', '.join(absent)} (apt-get install {DEBIAN_PACKAGES})"
+    return None
+
+
+def inside() -> bool:
+    """Whether this process is in the cluster's namespaces already."""
+    return os.environ.get(INSIDE) == "1"
+
+
+def command(argv: Sequence[str]) -> list[str]:
+    """`argv` inside namespaces of its own."""
+    isolated = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return [*isolated, "env", f"{INSIDE}=1", *argv]
