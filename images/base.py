@@ -1,0 +1,47 @@
+"""A base image made of Debian packages, for machines that reach no image registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from images.progress import Failure, must, need, say
+from images.tools import Tool
+
+NAME = "localhost/shoal-base:bookworm"
+_PACKAGES = "python3,python3-venv,ca-certificates"
+_UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+
+
+def exists(tool: Tool, name: str) -> bool:
+    """Whether the tool has an image."""
+    try:
+        must(tool.inspect(name), "looking for an image", tool.environment())
+    except Failure:
+        return False
+    return True
+
+
+def make(tool: Tool, folder: Path) -> str:
+    """Make the base image unless the tool has it, and return its name.
+
+    Args:
+        tool: what builds images.
+        folder: keeps the root file system, so that it is made once.
+    """
+    if exists(tool, NAME):
+        return NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = folder / "rootfs.tar"
+    if not archive.exists():
+        need("mmdebstrap", "install it (`apt-get install mmdebstrap`), or give --base an image")
+        say("making a base of Debian bookworm with mmdebstrap")
+        unread = [f"--dpkgopt=path-exclude={path}" for path in _UNREAD]
+        fresh = folder / "rootfs.new.tar"
+        command = ["mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", *unread, "bookworm", str(fresh)]
+        must(command, "making the base")
+        fresh.rename(archive)
+    (folder / "Containerfile").write_text("FROM scratch\nADD rootfs.tar /\n")
+    say(f"importing the base as {NAME}")
+    for command in tool.load(NAME, archive, folder):
+        must(command, "importing the base", tool.environment())
+    return NAME
