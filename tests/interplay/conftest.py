@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.embedded.apiserver.conftest import embedded
+from tests.interplay.neighbours import install
+from tests.interplay.stage import install_shoal
 from tests.kubernetes import Kubernetes, KubernetesServer, ProgramsMissingError, find_programs, running_server
 
 __all__ = ["embedded"]
@@ -28,3 +30,27 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesS
 def cluster(own_server: KubernetesServer) -> Kubernetes:
     """A namespace of that server that belongs to this test alone."""
     return Kubernetes(own_server, own_server.new_namespace())
+
+
+@pytest.fixture(scope="package")
+def settled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesServer]:
+    """A server where those that make pods for us were installed before kube-controller-manager began.
+
+    Its garbage collector looks for new kinds every 30 s only, and until it has seen one it deletes nothing of it.
+    """
+    try:
+        find_programs()
+    except ProgramsMissingError as reason:
+        pytest.skip(str(reason))
+    with running_server(tmp_path_factory.mktemp("settled")) as server:
+        install_shoal(server)
+        for neighbour in ("agent-sandbox", "leaderworkerset"):
+            install(server, neighbour)
+        server.start_controller_manager()
+        yield server
+
+
+@pytest.fixture
+def settled(settled_server: KubernetesServer) -> Kubernetes:
+    """A namespace of that server that belongs to this test alone."""
+    return Kubernetes(settled_server, settled_server.new_namespace())
