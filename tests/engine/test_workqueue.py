@@ -25,13 +25,14 @@ class QueueModel(RuleBasedStateMachine):
         self.waiting: list[str] = []
         self.again: list[str] = []
         self.working: set[str] = set()
+        self.resting: dict[str, float] = {}
         self.due: dict[str, float] = {}
         self.failed: dict[str, int] = {}
 
     def model_add(self, key: str) -> None:
         if key in self.waiting or key in self.again:
             return
-        (self.again if key in self.working else self.waiting).append(key)
+        (self.again if key in self.working or key in self.resting else self.waiting).append(key)
 
     @rule(key=KEYS)
     def add(self, key: str) -> None:
@@ -47,6 +48,11 @@ class QueueModel(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.queue.wake(self.now)
+        for key in [key for key, until in self.resting.items() if until <= self.now]:
+            del self.resting[key]
+            if key in self.again:
+                self.again.remove(key)
+                self.waiting.append(key)
         for key in sorted((key for key, when in self.due.items() if when <= self.now), key=lambda key: self.due[key]):
             del self.due[key]
             self.model_add(key)
@@ -73,6 +79,14 @@ class QueueModel(RuleBasedStateMachine):
             self.again.remove(key)
             self.waiting.append(key)
 
+    @precondition(lambda self: self.working)
+    @rule(data=st.data(), seconds=st.floats(0.001, 5.0))
+    def rest(self, data: st.DataObject, seconds: float) -> None:
+        key = data.draw(st.sampled_from(sorted(self.working)))
+        self.queue.done(key, self.now + seconds)
+        self.working.discard(key)
+        self.resting[key] = self.now + seconds
+
     @rule(key=KEYS)
     def fail(self, key: str) -> None:
         count = self.failed.get(key, 0)
@@ -89,7 +103,8 @@ class QueueModel(RuleBasedStateMachine):
         assert self.queue.ready == len(self.waiting) == len(set(self.waiting))
         assert self.queue.processing == self.working
         assert self.queue.delayed == len(self.due)
-        assert self.queue.next_wake() == min(self.due.values(), default=None)
+        ends = [until for key, until in self.resting.items() if key in self.again]
+        assert self.queue.next_wake() == min([*self.due.values(), *ends], default=None)
 
 
 TestQueueModel = QueueModel.TestCase
@@ -105,6 +120,30 @@ def test_first_come_first_served() -> None:
     queue.add("c")
     queue.done("busy")
     assert [queue.take(), queue.take()] == ["c", "busy"]
+
+
+async def test_a_resting_key_gathers_what_comes_and_goes_on_by_itself() -> None:
+    clock = FakeClock()
+    queue: WorkQueue[str] = WorkQueue(clock=clock)
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.add("a")
+    queue.done("a", rest=1.0)
+    queue.add("b")
+    assert await queue.get() == "b"
+    worker = asyncio.create_task(queue.get())
+    queue.add("a")
+    clock.jump(0.9)
+    await asyncio.sleep(0)
+    assert not worker.done()
+    clock.jump(0.2)
+    assert await worker == "a"
+    queue.done("a", rest=1.0)
+    idle = asyncio.create_task(queue.get())
+    clock.jump(0.5)
+    queue.add("a")
+    clock.jump(0.6)
+    assert await idle == "a"
 
 
 async def test_a_worker_waits_for_work() -> None:

@@ -10,6 +10,7 @@ from shoal.api.labels import PORTS, Role
 from shoal.builders.images import Images
 from shoal.controllers.effects import Effects, Subject
 from shoal.controllers.holders import Holders
+from shoal.controllers.queueing import QueueDesk
 from shoal.controllers.status import StatusWriter
 from shoal.controllers.world import World
 from shoal.engine.clock import Clock
@@ -38,6 +39,7 @@ class Context:
     images: Images
     neighbours: Neighbours
     holders: Holders
+    queues: QueueDesk
 
     @property
     def now(self) -> float:
@@ -45,9 +47,16 @@ class Context:
         return self.clock.wall().timestamp()
 
     def requeue(self, uid: str, seconds: float | None) -> float | None:
-        """When to look again: as planned, and soon while a service does not answer, since no event will tell."""
+        """When to look again: as planned, when a status may be written that was put off, and soon while a service does
+        not answer, since no event will tell.
+        """
+        due = self.status.due_in(uid)
+        if due is not None:
+            seconds = due if seconds is None else min(seconds, due)
         silent = any(seen is not None and seen.error for seen in (self.scraper.get(uid, role) for role in SERVICES))
-        return min(seconds or SILENT_SECONDS, SILENT_SECONDS) if silent else seconds
+        if silent:
+            return SILENT_SECONDS if seconds is None else min(seconds, SILENT_SECONDS)
+        return seconds
 
     async def reject(self, subject: Subject, body: Json, error: ValidationError) -> None:
         """Tell on the object itself that its spec cannot be read (it was stored under another schema)."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from shoal.engine.busy import Busy
 from shoal.engine.clock import Clock, SystemClock
 from shoal.engine.keys import ObjectKey
 from shoal.engine.leader import LeaderElector
@@ -29,6 +30,12 @@ RECONCILE_SECONDS = 120.0
 GRACE_SECONDS = 10.0
 """What a running reconcile gets at the end, before Kubernetes' 30 s for the whole pod are over."""
 NOT_LEADING_SECONDS = 1.0
+REST_FACTOR = 3.0
+"""After a pass its key rests this many times as long as the pass kept the processor: of a pool of thousands every pod's
+every change asks for a pass, and without a rest nothing would be left for reading those changes."""
+SHORT_PASS_SECONDS = 0.002
+LONGEST_REST_SECONDS = 2.0
+"""Shorter passes need no rest; a longer rest would be felt by whoever waits for a pool to follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,21 +213,24 @@ class Manager:
                 key = await controller.queue.get()
             except QueueClosedError:
                 return
+            rest = 0.0
             try:
                 if self.leading:
-                    await self._reconcile(controller, key)
+                    rest = await self._reconcile(controller, key)
                 else:
                     # The renewal is overdue, and the elector is about to say so: do nothing, forget nothing.
                     controller.queue.add_after(key, NOT_LEADING_SECONDS)
             finally:
-                controller.queue.done(key)
+                controller.queue.done(key, rest)
 
-    async def _reconcile(self, controller: Controller, key: ObjectKey) -> None:
+    async def _reconcile(self, controller: Controller, key: ObjectKey) -> float:
+        """Do one pass; returns for how many seconds its key should rest."""
         started = self._clock.now()
         result = "error"
+        busy = Busy(controller.reconciler.reconcile(key))
         try:
             async with asyncio.timeout(self._reconcile_seconds):
-                outcome = await controller.reconciler.reconcile(key)
+                outcome = await busy
             result = "success"
             if controller.failing.pop(key, None) is not None:
                 log.info("%s %s: succeeded again", controller.name, key)
@@ -232,6 +242,7 @@ class Manager:
         finally:
             self.metrics.reconciles.add(controller.name, result)
             self.metrics.reconcile_seconds.observe(self._clock.now() - started, controller.name)
+        return min(LONGEST_REST_SECONDS, REST_FACTOR * busy.seconds) if busy.seconds > SHORT_PASS_SECONDS else 0.0
 
     def _failed(self, controller: Controller, key: ObjectKey, error: Exception) -> None:
         seconds = controller.queue.add_rate_limited(key)

@@ -3,6 +3,7 @@
 - A key that is waiting is waiting once, however often it is added.
 - A key is never handed to two workers; added while in work, it comes again after `done`.
 - Keys are served first come, first served, so a busy key can't starve the others.
+- A key may rest after `done`: it is not handed out before, however often it is added.
 - Of several delayed wake-ups of one key the earliest counts: what comes later is scheduled anew by the work itself.
 """
 
@@ -36,6 +37,7 @@ class QueueState(Generic[K]):
         self._ready: deque[K] = deque()
         self._dirty: set[K] = set()
         self._processing: set[K] = set()
+        self._resting: dict[K, float] = {}
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._sequence = 0
@@ -61,7 +63,7 @@ class QueueState(Generic[K]):
         if key in self._dirty:
             return
         self._dirty.add(key)
-        if key not in self._processing:
+        if key not in self._processing and key not in self._resting:
             self._ready.append(key)
 
     def add_at(self, key: K, when: float) -> None:
@@ -74,8 +76,13 @@ class QueueState(Generic[K]):
         heapq.heappush(self._heap, (when, self._sequence, key))
 
     def wake(self, now: float) -> int:
-        """Add every key whose time has come; returns how many."""
+        """Add every key whose time has come, and let rested ones go on; returns how many became ready."""
         woken = 0
+        for key in [key for key, until in self._resting.items() if until <= now]:
+            del self._resting[key]
+            if key in self._dirty and key not in self._processing:
+                self._ready.append(key)
+                woken += 1
         while self._heap and self._heap[0][0] <= now:
             when, _, key = heapq.heappop(self._heap)
             if self._due.get(key) == when:
@@ -88,7 +95,10 @@ class QueueState(Generic[K]):
         """Return the time of the next wake-up."""
         while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][0]:
             heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        times = [self._heap[0][0]] if self._heap else []
+        # Who rests without anything to do needs no wake-up.
+        times += [until for key, until in self._resting.items() if key in self._dirty]
+        return min(times, default=None)
 
     def take(self) -> K | None:
         """Take the key that has waited longest into work; None when there is none."""
@@ -99,10 +109,12 @@ class QueueState(Generic[K]):
         self._processing.add(key)
         return key
 
-    def done(self, key: K) -> None:
-        """Say that the work on `key` has ended; it is ready again if it was added meanwhile."""
+    def done(self, key: K, rest_until: float | None = None) -> None:
+        """Say that the work on `key` has ended; it is ready again, if it was added meanwhile, once it has rested."""
         self._processing.discard(key)
-        if key in self._dirty:
+        if rest_until is not None:
+            self._resting[key] = rest_until
+        elif key in self._dirty:
             self._ready.append(key)
 
     def fail(self, key: K) -> float:
@@ -123,6 +135,7 @@ class QueueState(Generic[K]):
         """Drop all work that has not begun."""
         self._ready.clear()
         self._dirty.clear()
+        self._resting.clear()
         self._due.clear()
         self._heap.clear()
 
@@ -164,6 +177,7 @@ class WorkQueue(Generic[K]):
         if not self._closed:
             self._state.add(key)
             self._wake_workers()
+            self._set_timer()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have `key` worked on in `seconds` (at once for 0 and less), or earlier if a wake-up before that is set."""
@@ -213,12 +227,13 @@ class WorkQueue(Generic[K]):
                     self._wake_workers()
                 raise
 
-    def done(self, key: K) -> None:
-        """Say that the work on `key` has ended."""
-        self._state.done(key)
+    def done(self, key: K, rest: float = 0.0) -> None:
+        """Say that the work on `key` has ended, and for how many seconds changes are gathered before it goes on."""
+        self._state.done(key, self._clock.now() + rest if rest > 0 and not self._closed else None)
         if not self._state.processing:
             self._idle.set()
         self._wake_workers()
+        self._set_timer()
 
     def close(self) -> None:
         """Drop all work that has not begun and send the waiting workers home. Work that has begun goes on."""
