@@ -143,7 +143,12 @@ async def test_a_new_template_replaces_sandboxes_once_nobody_holds_a_lease(stage
             return uids(first) & uids(await stage.all(SANDBOXES)) == {first[0]["metadata"]["uid"]}
 
         await stage.until(all_but_one, "the idle ones are replaced", seconds=60)
-        assert busy in stage.services.asked_to_go
+
+        async def asked() -> bool:
+            return busy in stage.services.asked_to_go
+
+        await stage.until(asked, "the busy one is asked to drain")
+        assert uids(first) & uids(await stage.all(SANDBOXES)) == {first[0]["metadata"]["uid"]}
         stage.services.busy = set()
         await stage.until(lambda: ready(stage, 3), "all are of the new template", seconds=60)
         assert not uids(first) & uids(await stage.all(SANDBOXES))
