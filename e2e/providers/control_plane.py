@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2e.providers.base import Cluster
-from e2e.providers.daemons import Daemons
+from e2e.providers.base import Cluster, ClusterError
 from e2e.providers.examples import ensure_model
 from e2e.providers.programs import ProgramsMissingError, find_programs
-
-START_SECONDS = 120.0
 
 
 class ControlPlaneProvider:
@@ -43,26 +41,23 @@ class ControlPlaneProvider:
     def cluster(self, folder: Path) -> Iterator[Cluster]:
         """`shoal up` in a folder of its own."""
         kubectl, model = self._kubectl(), ensure_model()
-        state, daemons = folder / "state", Daemons(folder / "logs")
-        command = [sys.executable, "-m", "shoal.cli.main", "up", "--state-dir", str(state)]
+        state = folder / "state"
+        self._shoal("up", "--state-dir", str(state), "--control-plane", self.name)
         try:
-            daemons.start("shoal-up", [*command, "--control-plane", self.name], env=self._environment())
-            kubeconfig = state / "kubeconfig"
-            cluster = Cluster(
+            yield Cluster(
                 kubectl,
-                kubeconfig,
+                state / "kubeconfig",
                 storage=lambda namespace: {"hostPath": {"path": str(folder / "data" / namespace)}},
                 model=lambda _: f"file:{model}",
             )
-            ready = "jsonpath={.items[0].status.conditions[?(@.type=='Ready')].status}"
-            daemons.until(
-                lambda: kubeconfig.exists() and cluster.kubectl("get", "nodes", "-o", ready, check=False) == "True",
-                "shoal up gives a node",
-                START_SECONDS,
-            )
-            yield cluster
         finally:
-            daemons.stop(seconds=30)
+            self._shoal("down", "--state-dir", str(state))
+
+    def _shoal(self, *args: str) -> None:
+        command = [sys.executable, "-m", "shoal.cli.main", *args]
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ClusterError(f"shoal {' '.join(args)}: {done.stderr.strip()}")
 
     def _kubectl(self) -> str:
         if self.name == "kube-apiserver":

@@ -15,7 +15,7 @@ import yaml
 from e2e.providers.base import Cluster, Feature, Json
 from e2e.providers.chart import Helm
 from e2e.providers.examples import ROOT, ensure_model
-from e2e.providers.volume import host_volume
+from e2e.providers.volume import EXAMPLE, MODELS, host_volume
 
 NAME = "shoal-e2e"
 MOUNT = "/shoal"
@@ -47,7 +47,7 @@ class KindProvider:
         """Build the images, create the cluster, load them, install the chart."""
         shared = folder / "shared"
         shared.mkdir(parents=True)
-        shutil.copytree(ensure_model(), shared / "model")
+        shutil.copytree(ensure_model(), shared / MODELS / EXAMPLE)
         images, kubeconfig = folder / "images", folder / "kubeconfig"
         build = [sys.executable, "-m", "images", "build", "--tool", self._engine(), "--tag", "e2e"]
         subprocess.run([*build, "--output", str(images)], check=True, cwd=ROOT)

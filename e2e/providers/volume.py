@@ -8,12 +8,14 @@ from pathlib import Path
 from e2e.providers.base import Cluster, Json
 
 CLAIM = "shoal-e2e"
+MODELS = "models"
+EXAMPLE = "frozenlake"
 
 
 def host_volume(cluster: Cluster, folder: Path, seen: Path) -> tuple[Callable[[str], Json], Callable[[str], str]]:
     """`Cluster.storage` and `Cluster.model` for a node that sees this machine's `folder` as `seen`.
 
-    The example's model lies in its subfolder `model`.
+    The example's model lies in its subfolder `models/frozenlake`.
     """
 
     def storage(namespace: str) -> Json:
@@ -25,8 +27,8 @@ def host_volume(cluster: Cluster, folder: Path, seen: Path) -> tuple[Callable[[s
         return {"persistentVolumeClaim": {"claimName": CLAIM}}
 
     def model(namespace: str) -> str:
-        _claim(cluster, namespace, f"{CLAIM}-model", seen / "model")
-        return f"pvc:{CLAIM}-model"
+        _claim(cluster, namespace, f"{CLAIM}-model", seen / MODELS)
+        return f"pvc:{CLAIM}-model/{EXAMPLE}"
 
     return storage, model
 

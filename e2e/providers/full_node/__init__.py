@@ -24,7 +24,7 @@ from e2e.providers.full_node.node import Node
 from e2e.providers.full_node.pause import BUSYBOX, write_pause_image
 from e2e.providers.full_node.runtime import PAUSE_IMAGE, Runtime
 from e2e.providers.programs import ProgramsMissingError, find_programs
-from e2e.providers.volume import host_volume
+from e2e.providers.volume import EXAMPLE, MODELS, host_volume
 
 NEEDED = ("kube-apiserver", "etcd", "kubectl", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy",
           "coredns", "helm")  # fmt: skip
@@ -79,7 +79,7 @@ class FullNodeProvider:
     def _install(self, programs: Path, control_plane: ControlPlane, state: Path) -> Cluster:
         shared = state / "shared"
         shared.mkdir()
-        shutil.copytree(ensure_model(), shared / "model")
+        shutil.copytree(ensure_model(), shared / MODELS / EXAMPLE)
         helm = Helm(str(programs / "helm"), control_plane.kubeconfig)
         values: Json = {"image": {"prefix": PREFIX, "tag": TAG, "pullPolicy": "Never"}}
         cluster = Cluster(
