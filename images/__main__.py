@@ -10,7 +10,7 @@ from pathlib import Path
 from images import archive, base, report, wheels
 from images.build import Build, build_all
 from images.plan import ACCELERATORS, DEFAULT_BASE, ROLES, Names, chosen, lock_files, plan
-from images.progress import Failure, need, say
+from images.progress import BuildError, need, say
 from images.tools import TOOLS, Tool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
         help="what all stand on: a Debian bookworm with Python 3.11; the word `mmdebstrap` makes one of Debian's "
         "packages where no registry can be reached (default: %(default)s)")  # fmt: skip
     add("--accelerator", choices=ACCELERATORS, default="gpu",
-        help="gpu: CUDA builds of torch and vLLM, also when this machine has no GPU; cpu: their CPU builds, vLLM's from "
-        "a third party; it decides the images rollout and trainer alone (default: %(default)s)")  # fmt: skip
+        help="gpu: CUDA builds of torch and vLLM, also when this machine has no GPU; cpu: CPU builds, vLLM's from a "
+        "third party; it decides the images rollout and trainer alone (default: %(default)s)")  # fmt: skip
     add("--output", type=Path, metavar="DIR", help="also write the images as one archive, DIR/shoal.tar")
     add("--cache", type=Path, metavar="DIR", default=ROOT / "build" / "images",
         help="keeps downloaded packages between builds (default: build/images)")  # fmt: skip
@@ -58,7 +58,7 @@ def check(options: argparse.Namespace) -> None:
     """Fail early on what cannot work."""
     unknown = sorted(set(options.roles) - set(ROLES))
     if unknown:
-        raise Failure(f"no role is called {', '.join(unknown)}: choose of {', '.join(ROLES)}")
+        raise BuildError(f"no role is called {', '.join(unknown)}: choose of {', '.join(ROLES)}")
     others = " or ".join(tool for tool in TOOLS if tool != options.tool)
     need(options.tool, f"install it, or choose --tool {others}")
     wheels.check_python(online=options.online)
@@ -86,7 +86,7 @@ def main() -> None:
     """Run the command; a failure is one message and status 1."""
     try:
         build(parser().parse_args())
-    except Failure as failure:
+    except BuildError as failure:
         sys.exit(f"images: {failure}")
 
 

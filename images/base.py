@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from images.progress import Failure, must, need, say
+from images.progress import BuildError, must, need, say
 from images.tools import Tool
 
 NAME = "localhost/shoal-base:bookworm"
@@ -16,7 +16,7 @@ def exists(tool: Tool, name: str) -> bool:
     """Whether the tool has an image."""
     try:
         must(tool.inspect(name), "looking for an image", tool.environment())
-    except Failure:
+    except BuildError:
         return False
     return True
 

@@ -124,7 +124,7 @@ class Names:
     def of(self, image: Image) -> str:
         """The whole name, with the registry that Kubernetes assumes where the prefix names none."""
         domain, slash, _ = self.prefix.partition("/")
-        qualified = bool(slash) and ("." in domain or ":" in domain) or domain == "localhost"
+        qualified = domain == "localhost" or (bool(slash) and ("." in domain or ":" in domain))
         prefix = self.prefix if qualified else f"docker.io/{self.prefix}"
         if image.role:
             return f"{prefix}/{image.name}:{self.tag}"

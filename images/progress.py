@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 STARTED = time.monotonic()
 
 
-class Failure(Exception):
+class BuildError(Exception):
     """What ends the program with one clear message."""
 
 
@@ -28,7 +28,7 @@ def need(program: str, instead: str) -> None:
         instead: what the user can do.
     """
     if shutil.which(program) is None:
-        raise Failure(f"{program} is not installed: {instead}")
+        raise BuildError(f"{program} is not installed: {instead}")
 
 
 def must(command: Sequence[str], doing: str, environment: Mapping[str, str] | None = None) -> str:
@@ -45,5 +45,5 @@ def must(command: Sequence[str], doing: str, environment: Mapping[str, str] | No
     )
     if done.returncode:
         last = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-20:])
-        raise Failure(f"{doing} failed (`{' '.join(command)}` ended with {done.returncode}):\n{last}")
+        raise BuildError(f"{doing} failed (`{' '.join(command)}` ended with {done.returncode}):\n{last}")
     return done.stdout

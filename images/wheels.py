@@ -12,7 +12,7 @@ from pathlib import Path
 
 from images.install import WANTED_PYTHON
 from images.locks import Lock, parse, render, with_cpu_torch
-from images.progress import Failure, must, say
+from images.progress import BuildError, must, say
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "requirements"
@@ -25,9 +25,9 @@ def read_lock(name: str) -> Lock:
     try:
         return parse(path.read_text())
     except FileNotFoundError:
-        raise Failure(f"{path.relative_to(ROOT)} is missing: run `python requirements/compile.py {name}`") from None
+        raise BuildError(f"{path.relative_to(ROOT)} is missing: run `python requirements/compile.py {name}`") from None
     except ValueError as error:
-        raise Failure(f"{path.relative_to(ROOT)}: {error}") from None
+        raise BuildError(f"{path.relative_to(ROOT)}: {error}") from None
 
 
 def check_python(*, online: bool) -> None:
@@ -38,12 +38,12 @@ def check_python(*, online: bool) -> None:
     """
     wanted = ".".join(map(str, WANTED_PYTHON))
     if not online and sys.version_info[:2] != WANTED_PYTHON:
-        raise Failure(
+        raise BuildError(
             f"packages for the images are fetched with Python {wanted}, and this is {sys.version.split()[0]}: start "
             f"`python{wanted} -m images build`, or let the build fetch them from its own index with --online"
         )
     if subprocess.run([*PIP, "--version"], capture_output=True, check=False).returncode:
-        raise Failure(f"{sys.executable} has no pip, which fetches the packages: start another Python")
+        raise BuildError(f"{sys.executable} has no pip, which fetches the packages: start another Python")
 
 
 def download(lock: Lock, folder: Path) -> None:
@@ -93,7 +93,7 @@ def for_cpu(lock: Lock, folder: Path) -> Lock:
     chosen = with_cpu_torch(lock)
     try:
         download({"torch": chosen["torch"]}, folder)
-    except Failure as failure:
+    except BuildError as failure:
         if "No matching distribution" not in str(failure):
             raise
         say("pip finds no CPU build of torch here, so the images get the CUDA build and its libraries (2 GB more)")
