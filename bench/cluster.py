@@ -107,18 +107,26 @@ def _open(node: Json) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def namespace(client: KubeClient, name: str) -> AsyncIterator[str]:
-    """A namespace for the block; it and everything in it is gone afterwards, so that nothing disturbs the next one."""
+async def namespace(client: KubeClient, name: str, *, wait: bool = True) -> AsyncIterator[str]:
+    """A namespace for the block; it and everything in it is gone afterwards, so that nothing disturbs the next one.
+
+    Without `wait` it is left as it is: the cluster ends anyway.
+    """
     await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     try:
         yield name
     finally:
-        await client.delete(NAMESPACES, name)
+        if wait:
+            await _remove_namespace(client, name)
 
-        async def gone() -> bool:
-            return all(body["metadata"]["name"] != name for body in (await client.list(NAMESPACES)).items)
 
-        await poll(gone, 600)
+async def _remove_namespace(client: KubeClient, name: str) -> None:
+    await client.delete(NAMESPACES, name)
+
+    async def gone() -> bool:
+        return all(body["metadata"]["name"] != name for body in (await client.list(NAMESPACES)).items)
+
+    await poll(gone, 600)
 
 
 async def poll(done: Callable[[], Awaitable[bool]], seconds: float) -> None:
