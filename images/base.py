@@ -8,7 +8,8 @@ from images.progress import BuildError, must, need, say
 from images.tools import Tool
 
 NAME = "localhost/shoal-base:bookworm"
-_PACKAGES = "python3,python3-venv,ca-certificates"
+_PACKAGES = "python3,python3-venv,ca-certificates,libnuma1"
+"""libnuma1 is vLLM's (its CPU build); inside a build nothing could be fetched here."""
 _UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 

