@@ -91,7 +91,22 @@ FIELDS = [
     Case("RolloutFleet", "spec.weights", {"maxUnavailable": -1}, "spec.weights.maxUnavailable"),
     Case("RolloutFleet", "spec.engine", {"type": "SGLang"}, "spec.engine.type"),
 ]
-CASES = [*PROTOCOLS, *SCALES, *CHOICES, *NAMES, *FIELDS]
+NODES = [
+    Case("RolloutFleet", "spec.workerGroups", [{"name": "a", "nodes": 2}]),
+    Case("RolloutFleet", "spec.workerGroups", [{"name": "a", "nodes": 0}], "spec.workerGroups[0].nodes"),
+    Case("RolloutFleet", "spec.engine", {"type": "Reference"}),
+]
+SEVERAL_NODES = Case(
+    "RolloutFleet",
+    "spec",
+    {
+        "model": {"source": "file:/models/tiny"},
+        "engine": {"type": "Reference"},
+        "workerGroups": [{"name": "a", "nodes": 2}],
+    },
+    "nodes above 1 needs engine type VLLM",
+)
+CASES = [*NODES, SEVERAL_NODES, *PROTOCOLS, *SCALES, *CHOICES, *NAMES, *FIELDS]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Role:
     ENVIRONMENT = "environment"
     BROKER = "broker"
     ENGINE = "engine"
+    ENGINE_WORKER = "engine-worker"
     GATEWAY = "gateway"
     DATA = "data"
     AGENT = "agent"

@@ -8,6 +8,7 @@ from shoal.api.services.roles.engine import EngineConfig
 from shoal.api.services.roles.gateway import GatewayConfig
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetSpec, WorkerGroup
 from shoal.builders.images import Images
+from shoal.builders.leaderworkerset import group_of
 from shoal.builders.owner import Owner
 from shoal.builders.pods import PodPlan, build_pod
 from shoal.builders.storage import model_volume, shared_volume
@@ -60,8 +61,12 @@ def build_gateway(owner: Owner, spec: RolloutFleetSpec, images: Images) -> Manif
 
 
 def build_engines(owner: Owner, spec: RolloutFleetSpec, images: Images) -> dict[str, Manifest]:
-    """Worker group name -> engine pod."""
-    return {group.name: _build_engine(owner, spec, group, images) for group in spec.worker_groups}
+    """Worker group name -> engine, a pod or a LeaderWorkerSet of one group."""
+    engines = {}
+    for group in spec.worker_groups:
+        pod = _build_engine(owner, spec, group, images)
+        engines[group.name] = pod if group.nodes == 1 else group_of(owner, pod, group.nodes)
+    return engines
 
 
 def _build_engine(owner: Owner, spec: RolloutFleetSpec, group: WorkerGroup, images: Images) -> Manifest:
@@ -76,6 +81,7 @@ def _build_engine(owner: Owner, spec: RolloutFleetSpec, group: WorkerGroup, imag
         max_model_len=spec.model.max_model_len,
         dtype=spec.model.dtype.value,
         tensor_parallel=group.tensor_parallel,
+        nodes=group.nodes,
         args=spec.engine.args,
         gateway_url=owner.url(Role.GATEWAY, PORTS[Role.GATEWAY]),
     )

@@ -133,3 +133,8 @@ def hash_of(manifest: Manifest) -> str:
     """The hash that `build_pod` put on a pod."""
     digest: str = manifest["metadata"]["annotations"][SPEC_HASH]
     return digest
+
+
+def shoal_labels(labels: dict[str, str]) -> dict[str, str]:
+    """The labels that Shoal itself put on a pod, for the object of another operator that the pod is made from."""
+    return {key: value for key, value in labels.items() if key.startswith("rl.shoal.dev/") or key == MANAGED_BY}

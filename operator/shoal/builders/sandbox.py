@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from shoal.api.labels import MANAGED_BY, OWNER_UID, SPEC_HASH
+from shoal.api.labels import OWNER_UID, SPEC_HASH
 from shoal.builders.hashing import spec_hash
 from shoal.builders.owner import Owner
+from shoal.builders.pods import shoal_labels
 
 Manifest = dict[str, Any]
 
@@ -41,8 +42,3 @@ def sandbox_of(owner: Owner, pod: Manifest) -> Manifest:
         },
         "spec": spec,
     }
-
-
-def shoal_labels(labels: dict[str, str]) -> dict[str, str]:
-    """The labels that Shoal itself put on a pod."""
-    return {key: value for key, value in labels.items() if key.startswith("rl.shoal.dev/") or key == MANAGED_BY}

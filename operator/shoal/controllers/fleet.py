@@ -25,6 +25,7 @@ from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.kube.resources import ROLLOUT_FLEETS
 from shoal.planner.fleet import FleetDesired, FleetObserved, FleetReading, expectation, plan_fleet
+from shoal.planner.holders import LEADER_WORKER_SET
 from shoal.planner.observed import PodView, Reading
 from shoal.planner.sizing import ScaleMemory
 
@@ -52,7 +53,7 @@ class FleetController:
         if body is None or "deletionTimestamp" in body["metadata"]:
             return Result()
         owner = fleet.fleet_owner(key.name, key.namespace, body["metadata"]["uid"])
-        pods = context.world.pods_of(owner.uid)
+        pods = context.world.engines_of(owner.uid)
         token = context.world.token_of(owner.uid, owner.secret)
         gateway = service_of(pods, Role.GATEWAY)
         subject = Subject(owner, ROLLOUT_FLEETS, gateway.ip if gateway else "", token)
@@ -86,6 +87,7 @@ class FleetController:
             children=context.world.children_of(owner.uid),
             expected=context.effects.expected(owner, roles),
             gateway=self._reading(owner.uid),
+            blocked=context.holders.blocked(LEADER_WORKER_SET),
         )
 
     def _reading(self, uid: str) -> Reading[FleetReading]:

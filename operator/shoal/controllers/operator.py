@@ -35,7 +35,7 @@ from shoal.kube.client import KubeClient
 from shoal.kube.discovery import Neighbours
 from shoal.kube.kubeconfig import find_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
-from shoal.planner.holders import SANDBOX
+from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX
 
 MANAGED = f"{MANAGED_BY}={MANAGER}"
 """Label selection of the objects that the operator caches; a cluster's other pods never reach it."""
@@ -144,7 +144,7 @@ def _wire(
             Reflector(client, resource, children, namespace=settings.namespace, labels=MANAGED)
         )
         reflector_.on_change(wiring.child_changed)
-    for kind, held in ((SANDBOX, world.sandboxes),):
+    for kind, held in ((SANDBOX, world.sandboxes), (LEADER_WORKER_SET, world.leader_worker_sets)):
         holders = NeighbourReflector(
             client, context.neighbours, *PLURALS[kind], held, namespace=settings.namespace, labels=MANAGED
         )

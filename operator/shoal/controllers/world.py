@@ -7,7 +7,7 @@ from typing import Any
 from shoal.api import labels
 from shoal.api.labels import SPEC_HASH, TOKEN_KEY
 from shoal.engine.store import OWNER_UID, Store, by_label, by_owner_uid
-from shoal.planner.holders import SANDBOX, Held, as_pod, read_holder
+from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX, SET_NAME, Held, as_pod, read_holder
 from shoal.planner.observed import PodView, view
 
 Json = dict[str, Any]
@@ -15,6 +15,8 @@ Json = dict[str, Any]
 
 ROOT_UID = "root"
 """Index of pods that another operator makes for us, by the UID of the Shoal resource behind them."""
+SET = "set"
+"""Index of a LeaderWorkerSet's pods, which StatefulSets own: by that UID and the set's name, used only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,20 @@ def trim_resource(body: Json) -> Json:
     return {**body, "metadata": metadata}
 
 
+def _by_set(body: Json) -> list[str]:
+    found = body["metadata"].get("labels") or {}
+    return [f"{found[labels.OWNER_UID]}/{found[SET_NAME]}"] if SET_NAME in found and labels.OWNER_UID in found else []
+
+
 class World:
     """The caches. Pods and children are found by the UID of their owner, never by name alone."""
 
     def __init__(self) -> None:
         owned = {OWNER_UID: by_owner_uid}
-        self.pods: Store[PodView] = Store(trim_pod, owned | {ROOT_UID: by_label(labels.OWNER_UID)})
+        by_maker = {ROOT_UID: by_label(labels.OWNER_UID), SET: _by_set}
+        self.pods: Store[PodView] = Store(trim_pod, owned | by_maker)
         self.sandboxes: Store[Held] = Store(read_holder(SANDBOX), owned)
+        self.leader_worker_sets: Store[Held] = Store(read_holder(LEADER_WORKER_SET), owned)
         self.services: Store[Child] = Store(trim_child("Service"), owned)
         self.secrets: Store[Child] = Store(trim_child("Secret"), owned)
         self.pools: Store[Json] = Store(trim_resource, owned)
@@ -71,6 +80,11 @@ class World:
         """As `pods_of`, with the pods that are, or are to be, made from the resource's Sandboxes."""
         held = self.sandboxes.by_index(OWNER_UID, uid)
         return self.pods_of(uid) + [as_pod(each, self.pods_of(each.uid)) for each in held]
+
+    def engines_of(self, uid: str) -> list[PodView]:
+        """As `pods_of`, with one pod for each of the resource's LeaderWorkerSets."""
+        held = self.leader_worker_sets.by_index(OWNER_UID, uid)
+        return self.pods_of(uid) + [as_pod(each, self.pods.by_index(SET, f"{uid}/{each.name}")) for each in held]
 
     def children_of(self, uid: str) -> dict[tuple[str, str], str]:
         """(kind, name) -> hash of the Services, Secrets, pools and fleets that the resource with this UID controls."""

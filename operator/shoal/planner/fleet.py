@@ -17,6 +17,7 @@ from shoal.planner import conditions, health, sizing
 from shoal.planner.actions import Action, CreatePod, DeletePod, DrainEngine, Manifest, Plan
 from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
+from shoal.planner.holders import LEADER_WORKER_SET, Blocked
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, plan_podset
 from shoal.planner.pool import SETTLE_SECONDS
@@ -36,7 +37,11 @@ class FleetReading:
 
 @dataclass(frozen=True)
 class FleetObserved:
-    """Everything a pass over one fleet sees."""
+    """Everything a pass over one fleet sees.
+
+    Args:
+        blocked: why engines over several nodes can be neither counted nor made now; those that are there stay.
+    """
 
     generation: int
     status: RolloutFleetStatus
@@ -44,6 +49,7 @@ class FleetObserved:
     children: Mapping[tuple[str, str], str]
     expected: Expected
     gateway: Reading[FleetReading]
+    blocked: Blocked | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class FleetDesired:
     Args:
         children: Services and Secrets, applied when their hash differs.
         gateway: the gateway's pod.
-        engines: worker group name -> engine pod.
+        engines: worker group name -> engine, a pod or a LeaderWorkerSet.
         selector: label selector of the engines, for the scale subresource.
         endpoint: URL of the gateway.
     """
@@ -85,12 +91,14 @@ def plan_fleet(
     counts, memory = _counts(spec, observed, memory, now)
     partial = False
     for group in spec.worker_groups:
+        if not spec.suspend and _blocked(desired, observed, group.name) is not None:
+            continue
         group_actions, held = _plan_group(spec, group, counts[group.name], desired.engines[group.name], observed)
         actions += group_actions
         partial |= held
     named = {group.name for group in spec.worker_groups}
     gone = [pod for pod in observed.pods if pod.role == Role.ENGINE and pod.group not in named and not pod.deleting]
-    actions += [DrainEngine(pod.name, pod.uid, "WorkerGroupRemoved") for pod in gone]
+    actions += [DrainEngine(pod.name, pod.uid, "WorkerGroupRemoved", pod.holder) for pod in gone]
     status = _status(spec, desired, observed, counts, now)
     actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
     moving = partial or gone or status.replicas != status.desired_replicas or memory != sizing.ScaleMemory()
@@ -144,11 +152,15 @@ def _plan_group(
         pod = removal.pod
         # Where the fleet is to rest and no gateway answers, no request can come and nobody could drain.
         if removal.gracious and (observed.gateway.value is not None or not spec.suspend):
-            actions.append(DrainEngine(pod.name, pod.uid, removal.reason))
+            actions.append(DrainEngine(pod.name, pod.uid, removal.reason, pod.holder))
         else:
-            actions.append(DeletePod(expectation(group.name), pod.name, pod.uid, removal.reason))
+            actions.append(DeletePod(expectation(group.name), pod.name, pod.uid, removal.reason, pod.holder))
     actions += [CreatePod(expectation(group.name), manifest)] * plan.create
     return actions, plan.partial
+
+
+def _blocked(desired: FleetDesired, observed: FleetObserved, group: str) -> Blocked | None:
+    return observed.blocked if desired.engines[group]["kind"] == LEADER_WORKER_SET else None
 
 
 def _running(gateway: Reading[FleetReading], pod: PodView) -> int:
@@ -175,7 +187,7 @@ def _status(
         endpoint=desired.endpoint,
         usage=_usage(reading.usage, observed.status.usage),
     )
-    verdicts = _verdicts(spec, observed, status)
+    verdicts = _verdicts(spec, desired, observed, status)
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )
@@ -190,14 +202,19 @@ def _entry(pod: PodView, reading: FleetReading) -> EngineStatusEntry:
     return reading.engines.get(pod.name) or EngineStatusEntry(name=pod.name)
 
 
-def _verdicts(spec: RolloutFleetSpec, observed: FleetObserved, status: RolloutFleetStatus) -> list[Verdict]:
+def _verdicts(
+    spec: RolloutFleetSpec, desired: FleetDesired, observed: FleetObserved, status: RolloutFleetStatus
+) -> list[Verdict]:
     serving = [entry for entry in status.engines if entry.phase in ("Ready", "Updating")]
+    blocked = next((why for group in desired.engines if (why := _blocked(desired, observed, group))), None)
     if spec.suspend:
         available = Verdict("Available", False, "Suspended", "spec.suspend is true")
     elif observed.gateway.value is None:
         available = Verdict(
             "Available", False, "GatewayNotReady", observed.gateway.error or "the gateway has not answered yet"
         )
+    elif not serving and blocked is not None:
+        available = Verdict("Available", False, blocked.reason, blocked.message)
     elif not serving and status.desired_replicas > 0:
         available = Verdict("Available", False, "NoEngineReady", f"0 of {status.desired_replicas} engines serve")
     else:
@@ -206,7 +223,7 @@ def _verdicts(spec: RolloutFleetSpec, observed: FleetObserved, status: RolloutFl
     moving |= status.replicas != status.desired_replicas
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
-    degraded = health.degraded(observed.pods)
+    degraded = health.degraded(observed.pods, blocked=blocked)
     if not degraded.status and observed.gateway.value is not None and observed.gateway.value.update_error:
         degraded = Verdict("Degraded", True, "WeightUpdateFailed", observed.gateway.value.update_error)
     return [available, progressing, degraded]

@@ -14,6 +14,8 @@ from shoal.planner.times import parse_timestamp
 
 SANDBOX = "Sandbox"
 LEADER_WORKER_SET = "LeaderWorkerSet"
+SET_NAME = "leaderworkerset.sigs.k8s.io/name"
+"""Label that LeaderWorkerSet puts on the pods of a set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from shoal.api.services.common import VersionSpan
 from shoal.api.services.models import FinishReason, SamplingParameters
 from shoal.api.services.roles.engine import EngineConfig
 from shoal_workers.engines.core import Call, Core, CoreError, Finished, Load, PromptError
+from shoal_workers.engines.grouping import start_head
 from shoal_workers.engines.vllm_settings import arguments, on_cpu
 
 _SCORE = "score"
@@ -33,6 +34,8 @@ class VllmCore(Core):
 
     def open(self) -> None:
         """Import vLLM, which takes seconds, and load the model; raises CoreError."""
+        if self._config.nodes > 1:
+            start_head()
         engine_args = _parse(arguments(self._config, cpu=on_cpu(), seed=self._seed))
         from vllm.v1.engine.llm_engine import LLMEngine
 

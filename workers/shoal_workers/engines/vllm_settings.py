@@ -69,6 +69,9 @@ def arguments(config: EngineConfig, *, cpu: bool, seed: int) -> list[str]:
     """vLLM's command line: Shoal's defaults, the user's own (which win), then what Shoal's design rests on."""
     defaults = ["--seed", str(seed), "--dtype", config.dtype, "--max-model-len", str(config.max_model_len)]
     defaults += ["--tensor-parallel-size", str(config.tensor_parallel), "--disable-log-stats"]
+    if config.nodes > 1:
+        # Tensors are split inside a node, layers between nodes: only activations cross the slower network.
+        defaults += ["--pipeline-parallel-size", str(config.nodes), "--distributed-executor-backend", "ray"]
     if cpu:
         defaults += ["--enforce-eager", "--block-size", "32"]
     return ["--model", config.model, *defaults, *config.args, *_fixed()]

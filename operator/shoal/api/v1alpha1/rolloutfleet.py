@@ -46,7 +46,17 @@ class WorkerGroup(ApiModel):
 
     name: Annotated[Name, Field(description="Name of the group, part of its engines' names.")]
     template: PodTemplate = Field(default_factory=PodTemplate)
-    tensor_parallel: Annotated[int, Field(ge=1, le=64, description="GPUs over which one engine spreads the model.")] = 1
+    tensor_parallel: Annotated[
+        int, Field(ge=1, le=64, description="GPUs of each node over which one engine spreads the model.")
+    ] = 1
+    nodes: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=64,
+            description="Pods of one engine, the stages of a pipeline; above 1 each engine is a LeaderWorkerSet.",
+        ),
+    ] = 1
     replicas: ReplicaRange = Field(default_factory=ReplicaRange)
 
 
@@ -130,6 +140,13 @@ class FleetAutoscale(ApiModel):
 
 class RolloutFleetSpec(ApiModel):
     """What the user asks for."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "self.engine.type == 'VLLM' || self.workerGroups.all(group, group.nodes == 1)",
+            "nodes above 1 needs engine type VLLM",
+        ),
+    )
 
     model: ModelSpec
     engine: EngineSpec = Field(default_factory=EngineSpec)

@@ -18,6 +18,7 @@ class EngineConfig(RoleConfig):
     max_model_len: int = Field(4096, ge=16)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     tensor_parallel: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1, description="Pods over which the layers are spread; above 1 this one is Ray's head.")
     args: list[str] = Field(default_factory=list, description="Engine arguments, as vLLM's command line takes them.")
     gateway_url: str | None = Field(None, description="None: no registration; for one stand-alone engine.")
     report_seconds: float = Field(1.0, gt=0)
