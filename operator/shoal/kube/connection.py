@@ -9,7 +9,7 @@ import aiohttp
 from shoal.kube.credentials import Credentials, CredentialsError, CredentialsSource
 from shoal.kube.errors import UnauthorizedError
 
-REQUEST_CONNECTIONS = 32
+REQUEST_CONNECTIONS = 64
 """Parallel requests per client. Beyond this the API server's fair queuing, not the client, is the limit."""
 
 
@@ -61,7 +61,7 @@ class Connections:
     async def _open(self, transport: Credentials) -> None:
         await self.close()
         tls = transport.ssl_context()
-        self._requests = _session(transport, aiohttp.TCPConnector(ssl=tls, limit=REQUEST_CONNECTIONS))
+        self._requests = _session(transport, aiohttp.TCPConnector(ssl=tls, limit=0))
         self._watches = _session(transport, aiohttp.TCPConnector(ssl=tls, limit=0))
         self._transport = transport
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import aiohttp
 import orjson
 
-from shoal.kube.connection import Connections
+from shoal.kube.connection import REQUEST_CONNECTIONS, Connections
 from shoal.kube.credentials import Credentials, CredentialsSource
 from shoal.kube.errors import ApiError, UnavailableError, error_from_status
 from shoal.kube.resources import Json
@@ -48,6 +48,9 @@ class Transport:
         self._connections = Connections(source)
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=10.0)
         self._retry = retry
+        # First come, first served. The connector's own limit is not: it gives a free connection to whoever asks next,
+        # so that busy callers kept others waiting until their time was over.
+        self._slots = asyncio.Semaphore(REQUEST_CONNECTIONS)
         self.observer: Observer | None = None
 
     async def close(self) -> None:
@@ -70,7 +73,7 @@ class Transport:
         attempt = 1
         while True:
             try:
-                async with self.open(call, self._timeout, watch=False) as response:
+                async with self._slots, self.open(call, self._timeout, watch=False) as response:
                     try:
                         return await response.read()
                     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
