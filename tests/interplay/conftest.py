@@ -22,6 +22,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesS
     except ProgramsMissingError as reason:
         pytest.skip(str(reason))
     with running_server(tmp_path_factory.mktemp("interplay")) as server:
+        install_shoal(server)
         server.start_controller_manager()
         yield server
 

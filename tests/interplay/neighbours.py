@@ -21,8 +21,10 @@ def definitions(neighbour: str) -> Path:
 
 
 def install(server: KubernetesServer, neighbour: str) -> None:
-    """Install a neighbour's definitions and wait until they are served."""
+    """Install a neighbour's definitions and wait until they are served; quick where they are already."""
     path = str(definitions(neighbour))
+    if _served(server, path):
+        return
     server.kubectl("apply", "--server-side", "-f", path)
     wait = ("wait", "--for=condition=Established", "--timeout=30s", "-f", path)
     deadline = time.monotonic() + 60
@@ -44,4 +46,9 @@ def _groups(path: str) -> list[str]:
 
 def remove(server: KubernetesServer, neighbour: str) -> None:
     """Remove a neighbour's definitions, and with them all of its objects."""
-    server.kubectl("delete", "--ignore-not-found", "--timeout=30s", "-f", str(definitions(neighbour)))
+    path = str(definitions(neighbour))
+    server.kubectl("delete", "--ignore-not-found", "--timeout=30s", "-f", path)
+    deadline = time.monotonic() + 60
+    while set(_groups(path)) & set(server.kubectl("api-versions").split()):
+        assert time.monotonic() < deadline, f"{neighbour} is still served"
+        time.sleep(0.1)

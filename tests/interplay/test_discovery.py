@@ -155,7 +155,7 @@ class FakeDiscovery:
         return web.json_response({"kind": "WorkloadList", "metadata": {"resourceVersion": "1"}, "items": []})
 
 
-KUEUE = ["workloads", "localqueues", "clusterqueues", "resourceflavors"]
+KUEUE = ["workloads", "localqueues", "clusterqueues", "resourceflavors", "workloadpriorityclasses"]
 
 
 async def test_the_newest_version_that_both_sides_speak_is_chosen() -> None:

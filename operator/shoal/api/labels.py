@@ -16,6 +16,13 @@ OWNER_UID = "rl.shoal.dev/owner-uid"
 SPEC_HASH = "rl.shoal.dev/spec-hash"
 """Annotation: hash of the object as built, so that an unchanged object is never written again."""
 
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""Kueue's own label: the LocalQueue that a job waits in."""
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+"""Kueue's own label: the WorkloadPriorityClass that orders the job in its queue."""
+SETS_HASH = "rl.shoal.dev/pod-sets-hash"
+"""Annotation of a Workload: hash of its queue and pod sets, which are fixed while quota is reserved."""
+
 TOKEN_KEY = "token"
 """Key of the bearer token inside a resource's Secret."""
 

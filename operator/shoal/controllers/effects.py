@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from shoal.engine.expectations import Expectations
 from shoal.engine.keys import ObjectKey
 from shoal.engine.recorder import EventRecorder, Reference
 from shoal.kube.client import KubeClient, Propagation
+from shoal.kube.discovery import Neighbours
 from shoal.kube.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES, Resource
 from shoal.planner.actions import (
@@ -22,10 +24,12 @@ from shoal.planner.actions import (
     Apply,
     CreateOnce,
     CreatePod,
+    DeleteChild,
     DeletePod,
     DeleteSelf,
     DrainEngine,
     Event,
+    PatchStatus,
     RetireMember,
 )
 from shoal.planner.observed import Expected, Holder
@@ -75,9 +79,11 @@ class Effects:
         peers: Peers,
         clock: Clock,
         holders: Holders,
+        neighbours: Neighbours,
     ) -> None:
         self._client = client
         self._holders = holders
+        self._neighbours = neighbours
         self._expectations = expectations
         self._recorder = recorder
         self._peers = peers
@@ -117,7 +123,9 @@ class Effects:
         owner = subject.owner
         match action:
             case Apply(manifest):
-                await self._client.apply(RESOURCES[manifest["kind"]], manifest, owner.namespace)
+                resource = self._resource(manifest["kind"])
+                if resource is not None:
+                    await self._client.apply(resource, manifest, owner.namespace)
             case CreateOnce(manifest):
                 await self._create_once(manifest, owner.namespace)
             case CreatePod(role, manifest):
@@ -135,8 +143,31 @@ class Effects:
                     NotFoundError,
                     lambda: self._client.delete(subject.resource, owner.name, owner.namespace, uid=owner.uid),
                 )
+            case DeleteChild(kind, name, uid, reason):
+                await self._delete_child(owner, kind, name, uid, reason)
+            case PatchStatus(kind, name, resource_version, status):
+                await self._patch_status(owner, kind, name, resource_version, status)
             case Event(type_, reason, message):
                 await self._recorder.record(subject.reference(), type_, reason, message)
+
+    def _resource(self, kind: str) -> Resource | None:
+        """None for a neighbour's kind that went a moment ago; the next pass says so."""
+        return RESOURCES.get(kind) or self._neighbours.by_kind(kind)
+
+    async def _delete_child(self, owner: Owner, kind: str, name: str, uid: str, reason: str) -> None:
+        resource = self._resource(kind)
+        if resource is None:
+            return
+        with suppress(NotFoundError, ConflictError):  # gone, or another one by now
+            await self._client.delete(resource, name, owner.namespace, uid=uid)
+            log.info("deleted %s %s/%s: %s", kind.lower(), owner.namespace, name, reason)
+
+    async def _patch_status(self, owner: Owner, kind: str, name: str, version: str, status: dict[str, Any]) -> None:
+        resource = self._resource(kind)
+        if resource is None:
+            return
+        with suppress(NotFoundError, ConflictError):  # a newer version decides afresh, as soon as the cache shows it
+            await self._client.patch_status(resource, name, status, owner.namespace, resource_version=version)
 
     async def _create_once(self, manifest: dict[str, Any], namespace: str) -> None:
         await self._ignore(

@@ -16,18 +16,20 @@ from shoal.api.v1alpha1.jobstatus import (
     TrajectoryCounts,
 )
 from shoal.api.v1alpha1.rljob import RLJobSpec
-from shoal.builders import job
+from shoal.builders import job, kueue
 from shoal.builders.children import build_service, build_token_secret
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
+from shoal.controllers.queueing import RETRY_SECONDS
 from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.engine.store import Store
 from shoal.kube.resources import RL_JOBS
-from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReading, plan_job
+from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReading, ended, plan_job
 from shoal.planner.observed import PodView, Reading
+from shoal.planner.queueing import QueueDecision, plan_queue
 
 Json = dict[str, Any]
 
@@ -64,12 +66,25 @@ class JobController:
         context.scraper.set_targets(
             owner.uid, {Role.DATA: Target(url_of(data), DataStatus, token)} if data and token else {}
         )
-        plan = plan_job(spec, build(owner, spec, context, token), self._observe(owner, body, pods, spec), context.now)
+        queue = await self._queue(owner, body, spec)
+        spec = kueue.placed(spec, queue.admission)
+        observed = self._observe(owner, body, pods, spec, queue)
+        plan = plan_job(spec, build(owner, spec, context, token), observed, context.now)
         await context.status.write(RL_JOBS, body, plan.status)
         await context.effects.perform(subject, plan.actions)
-        return Result(context.requeue(owner.uid, plan.requeue_after))
+        soon = RETRY_SECONDS if queue.retry else plan.requeue_after
+        return Result(context.requeue(owner.uid, soon))
 
-    def _observe(self, owner: Owner, body: Json, pods: list[PodView], spec: RLJobSpec) -> JobObserved:
+    async def _queue(self, owner: Owner, body: Json, spec: RLJobSpec) -> QueueDecision:
+        context = self._context
+        status = RLJobStatus.model_validate(context.status.current(body))
+        seen = await context.queues.look(owner, body, spec, status)
+        over = ended(status)
+        return plan_queue(seen, suspended=spec.suspend, end=over[0] if over else None, now=context.now)
+
+    def _observe(
+        self, owner: Owner, body: Json, pods: list[PodView], spec: RLJobSpec, queue: QueueDecision
+    ) -> JobObserved:
         context = self._context
         world = context.world
         fleet_name = job.fleet_name(owner.name, spec)
@@ -92,6 +107,7 @@ class JobController:
                 for source in spec.environments
             ],
             data=self._reading(owner.uid),
+            queue=queue,
         )
 
     def _reading(self, uid: str) -> Reading[JobReading]:

@@ -18,6 +18,7 @@ from shoal.controllers.holders import PLURALS, Holders
 from shoal.controllers.job import JobController
 from shoal.controllers.peers import Peers
 from shoal.controllers.pool import PoolController
+from shoal.controllers.queueing import QueueDesk
 from shoal.controllers.status import StatusWriter
 from shoal.controllers.wiring import Wiring
 from shoal.controllers.world import World
@@ -32,7 +33,7 @@ from shoal.engine.shell import ShellSettings, run_shell
 from shoal.engine.store import Change, ChangeType
 from shoal.engine.visitor import NeighbourReflector
 from shoal.kube.client import KubeClient
-from shoal.kube.discovery import Neighbours
+from shoal.kube.discovery import Neighbour, Neighbours
 from shoal.kube.kubeconfig import find_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
 from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX
@@ -83,8 +84,10 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
     peers = Peers()
     neighbours = Neighbours(client, sleep=clock.sleep)
     holders = Holders(neighbours)
-    effects = Effects(client, expectations, recorder, peers, clock, holders)
-    context = Context(world, effects, scraper, StatusWriter(client), clock, settings.images, neighbours, holders)
+    effects = Effects(client, expectations, recorder, peers, clock, holders, neighbours)
+    queues = QueueDesk(client, neighbours, world, settings.images, clock)
+    status = StatusWriter(client)
+    context = Context(world, effects, scraper, status, clock, settings.images, neighbours, holders, queues)
     manager = Manager(client, elector=_elector(client, settings), clock=clock)
     background = {"events": recorder.run, "scraper": scraper.run, "peers": peers.run, "neighbours": neighbours.run}
     for name, run in background.items():
@@ -151,5 +154,17 @@ def _wire(
         context.holders.follow(kind, manager.add_reflector(holders))
         holders.on_change(wiring.child_changed)
         holders.on_complete(wiring.wake_all)
+    workloads = NeighbourReflector(
+        client,
+        context.neighbours,
+        Neighbour.KUEUE,
+        "workloads",
+        world.workloads,
+        namespace=settings.namespace,
+        labels=MANAGED,
+    )
+    context.queues.follow(manager.add_reflector(workloads))
+    workloads.on_change(wiring.child_changed)
+    workloads.on_complete(wiring.wake_all)
     context.scraper.on_change(wiring.wake)
     context.neighbours.on_change(wiring.wake_all)

@@ -17,14 +17,17 @@ class Wiring:
     def __init__(self, world: World) -> None:
         self._world = world
         self._homes: dict[str, tuple[Queue, ObjectKey]] = {}
+        self._parents: dict[str, str] = {}
 
     def resource_changed(self, queue: Queue, change: Change[Any]) -> None:
         """A custom resource changed: work on it, and remember where it lives until it is gone."""
         entry = change.entry
         if change.type is ChangeType.DELETED:
             self._homes.pop(entry.uid, None)
+            self._parents.pop(entry.uid, None)
         else:
             self._homes[entry.uid] = (queue, entry.key)
+            self._parents.update((entry.uid, uid) for index, uid in entry.indexed if index == OWNER_UID)
         queue.add(entry.key)
 
     def child_changed(self, change: Change[Any]) -> None:
@@ -32,6 +35,9 @@ class Wiring:
         for index, uid in change.entry.indexed:
             if index in (OWNER_UID, ROOT_UID):
                 self.wake(uid)
+                if change.type is ChangeType.DELETED and uid in self._parents:
+                    # A job that stops waits for the last pod of all that it owns.
+                    self.wake(self._parents[uid])
 
     def wake(self, uid: str) -> None:
         """Work on the resource with this UID, if there is one."""

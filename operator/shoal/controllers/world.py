@@ -9,6 +9,7 @@ from shoal.api.labels import SPEC_HASH, TOKEN_KEY
 from shoal.engine.store import OWNER_UID, Store, by_label, by_owner_uid
 from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX, SET_NAME, Held, as_pod, read_holder
 from shoal.planner.observed import PodView, view
+from shoal.planner.queueing import WorkloadView, view_workload
 
 Json = dict[str, Any]
 
@@ -66,6 +67,7 @@ class World:
         self.pods: Store[PodView] = Store(trim_pod, owned | by_maker)
         self.sandboxes: Store[Held] = Store(read_holder(SANDBOX), owned)
         self.leader_worker_sets: Store[Held] = Store(read_holder(LEADER_WORKER_SET), owned)
+        self.workloads: Store[WorkloadView] = Store(view_workload, owned)
         self.services: Store[Child] = Store(trim_child("Service"), owned)
         self.secrets: Store[Child] = Store(trim_child("Secret"), owned)
         self.pools: Store[Json] = Store(trim_resource, owned)

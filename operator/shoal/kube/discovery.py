@@ -65,7 +65,11 @@ NEEDS: Mapping[Neighbour, Need] = {
     Neighbour.KUEUE: Need(
         "kueue.x-k8s.io",
         ("v1beta2", "v1beta1"),
-        (Kind("workloads", "Workload"), Kind("resourceflavors", "ResourceFlavor", namespaced=False)),
+        (
+            Kind("workloads", "Workload"),
+            Kind("resourceflavors", "ResourceFlavor", namespaced=False),
+            Kind("workloadpriorityclasses", "WorkloadPriorityClass", namespaced=False),
+        ),
     ),
     Neighbour.KUBERAY: Need("ray.io", ("v1",), (Kind("rayclusters", "RayCluster"),)),
     Neighbour.AGENT_SANDBOX: Need("agents.x-k8s.io", ("v1beta1", "v1alpha1"), (Kind("sandboxes", "Sandbox"),)),
@@ -121,6 +125,11 @@ class Neighbours:
     def resource(self, neighbour: Neighbour, plural: str) -> Resource | None:
         """The neighbour's resource in the version that the server serves, or None while it is not there."""
         return self._found.get(neighbour, {}).get(plural)
+
+    def by_kind(self, kind: str) -> Resource | None:
+        """As `resource`, found by the kind's name."""
+        served = (resource for resources in self._found.values() for resource in resources.values())
+        return next((resource for resource in served if resource.kind == kind), None)
 
     def on_change(self, observer: Callable[[], None]) -> None:
         """Have `observer` called after neighbours came, went or changed their version."""

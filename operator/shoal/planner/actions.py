@@ -67,6 +67,26 @@ class DeleteSelf:
 
 
 @dataclass(frozen=True)
+class DeleteChild:
+    """Deletion of exactly this child of another operator's kind (never of a later one of the same name)."""
+
+    kind: str
+    name: str
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PatchStatus:
+    """Merge patch of the status of another operator's object, at exactly this version of it."""
+
+    kind: str
+    name: str
+    resource_version: str
+    status: Manifest
+
+
+@dataclass(frozen=True)
 class Event:
     """A Kubernetes Event on the resource; written on transitions only."""
 
@@ -75,7 +95,18 @@ class Event:
     message: str
 
 
-Action = Apply | CreateOnce | CreatePod | DeletePod | RetireMember | DrainEngine | DeleteSelf | Event
+Action = (
+    Apply
+    | CreateOnce
+    | CreatePod
+    | DeletePod
+    | RetireMember
+    | DrainEngine
+    | DeleteSelf
+    | DeleteChild
+    | PatchStatus
+    | Event
+)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from shoal.planner.conditions import Verdict
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, plan_podset, surge_of
 from shoal.planner.pool import SETTLE_SECONDS
+from shoal.planner.queueing import NO_QUEUE, QueueDecision
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import parse_timestamp, timestamp
 
@@ -84,6 +85,7 @@ class JobObserved:
     fleet: DependencyView
     environments: Sequence[DependencyView]
     data: Reading[JobReading]
+    queue: QueueDecision = NO_QUEUE
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,11 @@ class JobDesired:
 
 def plan_job(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, now: float) -> Plan:
     """One pass over a job; `now` in seconds since the epoch."""
-    over = _ended(observed.status)
+    over = ended(observed.status)
     verdicts = over or _end_of(spec, observed, now)
-    running = not verdicts and not spec.suspend
-    actions: list[Action] = list(changed_children(desired.children if running else desired.resting, observed.children))
+    running = not verdicts and not _rests(spec, observed)
+    actions: list[Action] = list(observed.queue.actions)
+    actions += list(changed_children(desired.children if running else desired.resting, observed.children))
     ended_at = _ended_at(observed.status, now) if verdicts else None
     actions += _pod_actions(spec, desired, observed, running, ended_at, now)
     status = _status(spec, desired, observed, verdicts, now)
@@ -121,7 +124,12 @@ def plan_job(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, now: f
     return Plan(tuple(actions), status.to_json(), _requeue(spec, observed, status, ended_at, now))
 
 
-def _ended(status: RLJobStatus) -> list[Verdict]:
+def _rests(spec: RLJobSpec, observed: JobObserved) -> bool:
+    """Whether the job has no pods now: the user has suspended it, or its queue has not admitted it."""
+    return spec.suspend or not observed.queue.runs
+
+
+def ended(status: RLJobStatus) -> list[Verdict]:
     """The verdict of an earlier pass; an ended job never starts again."""
     for condition in status.conditions:
         if condition.type in ("Complete", "Failed") and condition.status == "True":
@@ -136,8 +144,9 @@ def _end_of(spec: RLJobSpec, observed: JobObserved, now: float) -> list[Verdict]
         return [Verdict("Complete", True, "Finished", f"step {reading.step}, weight version {reading.version}")]
     if reading is not None and reading.halted:
         return [Verdict("Failed", True, "TooManyFaults", reading.halted)]
+    resting = _rests(spec, observed)
     started = parse_timestamp(observed.status.start_time) if observed.status.start_time else now
-    if spec.active_deadline_seconds is not None and now >= started + spec.active_deadline_seconds and not spec.suspend:
+    if spec.active_deadline_seconds is not None and now >= started + spec.active_deadline_seconds and not resting:
         return [Verdict("Failed", True, "DeadlineExceeded", f"active for more than {spec.active_deadline_seconds} s")]
     attempts = _attempts(observed)
     for role, limit in (
@@ -181,15 +190,19 @@ def _pod_actions(
         Role.TRAINER, of(Role.TRAINER), desired.trainer, observed.expected, wanted=trains, keep_finished=True
     )
     works = running and answers and observed.fleet.exists and all(pool.exists for pool in observed.environments)
-    return actions + _agent_actions(desired, of(Role.AGENT), desired.agents if works else 0, observed.expected)
+    # A queue admits a number of pods: while it does, a template change may not add to them.
+    limits = Limits(0, 1) if observed.queue.managed else Limits(surge_of(desired.agents), 0)
+    return actions + _agent_actions(desired, of(Role.AGENT), desired.agents if works else 0, observed.expected, limits)
 
 
-def _agent_actions(desired: JobDesired, pods: list[PodView], count: int, expected: Expected) -> list[Action]:
+def _agent_actions(
+    desired: JobDesired, pods: list[PodView], count: int, expected: Expected, limits: Limits
+) -> list[Action]:
     plan = plan_podset(
         pods,
         count,
         desired.agent["metadata"]["annotations"][SPEC_HASH],
-        limits=Limits(surge=surge_of(count), unavailable=0),
+        limits=limits,
         creating=expected.creating(Role.AGENT),
         deletions=expected.deletions,
     )
@@ -219,7 +232,8 @@ def _status(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, end: li
         staleness=reading.staleness if reading else old.staleness,
         trajectories_per_minute=reading.trajectories_per_minute if reading else old.trajectories_per_minute,
         attempts=_attempts(observed),
-        start_time=None if spec.suspend else old.start_time or timestamp(now),
+        admission=observed.queue.admission,
+        start_time=None if _rests(spec, observed) and not end else old.start_time or timestamp(now),
         completion_time=timestamp(_ended_at(old, now)) if end else None,
     )
     return status.model_copy(
@@ -230,7 +244,7 @@ def _status(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, end: li
 def _phase(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> JobPhase:
     if end:
         return JobPhase.COMPLETE if end[0].type == "Complete" else JobPhase.FAILED
-    if spec.suspend:
+    if _rests(spec, observed):
         return JobPhase.SUSPENDED
     roles_ready = {pod.role for pod in observed.pods if pod.ready and not pod.deleting}
     planes = observed.fleet.available and all(pool.available for pool in observed.environments)
@@ -240,15 +254,16 @@ def _phase(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> JobPha
 
 
 def _verdicts(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> list[Verdict]:
-    suspended = spec.suspend and not end
+    suspended = _rests(spec, observed) and not end
     trainer = [pod for pod in observed.pods if pod.role == Role.TRAINER and not pod.deleting]
     ready = any(pod.ready for pod in trainer)
     verdicts = [
-        Verdict("Suspended", suspended, "SuspendedByUser" if suspended else "NotSuspended"),
+        _suspended(spec, observed, suspended),
         _environments_ready(observed),
         _dependency_ready("FleetReady", observed.fleet),
         Verdict("TrainerReady", ready, "Training" if ready else "NotReady", "" if ready else "no trainer pod is ready"),
         _degraded(observed, end),
+        *_admitted(observed),
     ]
     if end:
         done = end[0].type == "Complete"
@@ -259,10 +274,28 @@ def _verdicts(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> lis
         ]
     else:
         moving = _phase(spec, observed, end) == JobPhase.RUNNING
-        reason = "Suspended" if suspended else "Training" if moving else "Waiting"
+        queued = suspended and not spec.suspend
+        reason = "Queued" if queued else "Suspended" if suspended else "Training" if moving else "Waiting"
         verdicts.append(Verdict("Progressing", moving, reason, "" if moving else _waiting_for(observed)))
         verdicts += [Verdict("Complete", False, "NotFinished"), Verdict("Failed", False, "NotFailed")]
     return verdicts
+
+
+def _suspended(spec: RLJobSpec, observed: JobObserved, suspended: bool) -> Verdict:
+    if not suspended:
+        return Verdict("Suspended", False, "NotSuspended")
+    admitted = observed.queue.verdict
+    if spec.suspend or admitted is None:
+        return Verdict("Suspended", True, "SuspendedByUser")
+    return Verdict("Suspended", True, admitted.reason, admitted.message)
+
+
+def _admitted(observed: JobObserved) -> list[Verdict]:
+    """What the queue says; a job that has left its queue says so once it was in one."""
+    if observed.queue.verdict is not None:
+        return [observed.queue.verdict]
+    known = any(condition.type == "Admitted" for condition in observed.status.conditions)
+    return [Verdict("Admitted", None, "NoQueue", "the job is in no queue")] if known else []
 
 
 def _environments_ready(observed: JobObserved) -> Verdict:
@@ -309,7 +342,7 @@ def _requeue(
         deadlines.append(ended_at + LINGER_SECONDS)
         if spec.ttl_seconds_after_finished is not None:
             deadlines.append(ended_at + spec.ttl_seconds_after_finished)
-    elif spec.active_deadline_seconds is not None and status.start_time is not None and not spec.suspend:
+    elif spec.active_deadline_seconds is not None and status.start_time is not None:
         deadlines.append(parse_timestamp(status.start_time) + spec.active_deadline_seconds)
     elif status.phase in (JobPhase.PENDING, JobPhase.STARTING):
         deadlines.append(now + SETTLE_SECONDS)

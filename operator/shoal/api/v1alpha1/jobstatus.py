@@ -7,6 +7,7 @@ from pydantic import Field
 
 from shoal.api.base import Condition, StatusModel
 from shoal.api.markers import ListMap
+from shoal.api.v1alpha1.jobqueue import AdmissionStatus
 
 
 class JobPhase(StrEnum):
@@ -75,6 +76,7 @@ class RLJobStatus(StatusModel):
     staleness: StalenessStatus = Field(default_factory=StalenessStatus)
     trajectories_per_minute: str = ""
     attempts: RoleAttempts = Field(default_factory=RoleAttempts)
+    admission: AdmissionStatus | None = None
     start_time: str | None = None
     completion_time: str | None = None
     conditions: Annotated[list[Condition], ListMap("type"), Field(max_length=16)] = Field(default_factory=list)
