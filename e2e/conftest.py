@@ -19,6 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Name the mark that scenarios carry."""
     config.addinivalue_line("markers", "needs(*features): what the scenario's cluster must have")
+    config.addinivalue_line("markers", "last: judges what the other scenarios did")
     results = config.getoption("--results")
     if results is not None:
         config.pluginmanager.register(Results(results))
@@ -39,3 +40,8 @@ class Results:
             row["outcome"] = report.outcome
             row["reason"] = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext[-400:]
         self._file.write_text(json.dumps(self._rows))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Scenarios marked `last` judge what the others did."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)

@@ -22,6 +22,8 @@ class Feature(StrEnum):
     """Pods are containers of the images, and the operator is a pod of the chart."""
     AUDIT = "audit"
     """The API server writes down what the operator's account asked for."""
+    PROCESSES = "processes"
+    """Pods' processes run on this machine, so that one can be killed."""
 
 
 class ClusterError(Exception):

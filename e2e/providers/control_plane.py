@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2e.providers.base import Cluster, ClusterError
+from e2e.providers.base import Cluster, ClusterError, Feature
 from e2e.providers.examples import ensure_model
 from e2e.providers.programs import ProgramsMissingError, find_programs
 
@@ -47,6 +47,7 @@ class ControlPlaneProvider:
             yield Cluster(
                 kubectl,
                 state / "kubeconfig",
+                frozenset({Feature.PROCESSES}),
                 storage=lambda namespace: {"hostPath": {"path": str(folder / "data" / namespace)}},
                 model=lambda _: f"file:{model}",
             )

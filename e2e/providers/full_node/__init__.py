@@ -85,7 +85,7 @@ class FullNodeProvider:
         cluster = Cluster(
             programs / "kubectl",
             control_plane.kubeconfig,
-            frozenset({Feature.CONTAINERS, Feature.AUDIT}),
+            frozenset(Feature),
             audit_log=control_plane.audit_log,
             helm_values=values,
             helm=helm,
