@@ -7,6 +7,7 @@ from shoal.api.labels import SPEC_HASH, Role
 from shoal.api.v1alpha1.rolloutfleet import EngineStatusEntry, RolloutFleetSpec, RolloutFleetStatus, WeightVersions
 from shoal.planner.actions import CreatePod, DeletePod, DrainEngine, Plan
 from shoal.planner.fleet import FleetDesired, FleetObserved, FleetReading, expectation, plan_fleet
+from shoal.planner.holders import Blocked
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.sizing import ScaleMemory
 
@@ -109,3 +110,17 @@ def test_a_failed_weight_update_is_told() -> None:
     result = plan(spec(), [GATEWAY, engine("a"), engine("b")], reading("a", "b", error="engine b: checksum differs"))
     (degraded,) = [each for each in result.status["conditions"] if each["type"] == "Degraded"]
     assert (degraded["reason"], degraded["message"]) == ("WeightUpdateFailed", "engine b: checksum differs")
+
+
+def test_a_missing_backend_holds_its_groups_and_no_others() -> None:
+    groups = [{"name": name, "nodes": nodes, "replicas": {"min": 1, "max": 1}} for name, nodes in (("a", 1), ("b", 2))]
+    both = RolloutFleetSpec.model_validate({"model": {"source": "file:/m"}, "workerGroups": groups})
+    engines = {"a": manifest("f-engine-", "e1"), "b": {**manifest("f-engine-", "e2"), "kind": "LeaderWorkerSet"}}
+    missing = Blocked("BackendMissing", "lws is not installed")
+    observed = FleetObserved(1, RolloutFleetStatus(), [GATEWAY], {}, Expected(), Reading(reading(), 0.0), missing)
+    result = plan_fleet(both, replace(DESIRED, engines=engines), observed, ScaleMemory(), NOW)
+    assert [action.role for action in of(result, CreatePod)] == [expectation("a")]
+    assert available(result) == ("False", "BackendMissing")
+    alone = plan_fleet(spec(1, 1), DESIRED, observed, ScaleMemory(), NOW)
+    assert [action.role for action in of(alone, CreatePod)] == [expectation("gpu")], "nobody asked for several nodes"
+    assert available(alone) == ("False", "NoEngineReady")

@@ -8,7 +8,8 @@ import pytest
 from shoal.api.labels import SPEC_HASH, Role
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus
 from shoal.planner.actions import Apply, CreateOnce, CreatePod, DeletePod, Event, Plan, RetireMember
-from shoal.planner.observed import Expected, PodView, Reading, Trouble
+from shoal.planner.holders import Blocked
+from shoal.planner.observed import Expected, Holder, PodView, Reading, Trouble
 from shoal.planner.pool import MemberSlots, PoolDesired, PoolObserved, PoolReading, expectation, plan_pool
 from shoal.planner.sizing import ScaleMemory
 
@@ -165,3 +166,52 @@ def test_a_creation_in_flight_is_not_repeated() -> None:
         spec(replicas=3), observed([broker_pod()], PoolReading(), expected=Expected({MEMBER: 3, Role.BROKER: 0}))
     )
     assert of(result, CreatePod) == []
+
+
+SANDBOXED = replace(DESIRED, members={"default": {**manifest("Sandbox", "p-environment-", "m2")}})
+MISSING = Blocked("BackendMissing", "agent-sandbox is not installed")
+
+
+def sandbox(name: str, **fields: Any) -> PodView:
+    return replace(member(name, spec_hash="m2", **fields), holder=Holder("Sandbox", name))
+
+
+def test_a_missing_backend_changes_no_member_and_is_told() -> None:
+    seen = replace(observed([broker_pod(), member("a")], PoolReading()), blocked=MISSING)
+    result = plan_pool(spec(replicas=3), SANDBOXED, seen, {}, NOW)
+    assert [each for each in result.actions if isinstance(each, CreatePod | DeletePod | RetireMember)] == []
+    assert (condition(result, "Degraded")["status"], condition(result, "Degraded")["reason"]) == (
+        "True",
+        "BackendMissing",
+    )
+    assert condition(result, "Available")["status"] == "True", "the member of the old backend still serves"
+    empty = plan_pool(spec(replicas=3), SANDBOXED, replace(seen, pods=[broker_pod()]), {}, NOW)
+    assert (condition(empty, "Available")["status"], condition(empty, "Available")["reason"]) == (
+        "False",
+        "BackendMissing",
+    )
+
+
+def test_a_missing_backend_keeps_no_pool_from_resting() -> None:
+    seen = replace(observed([broker_pod(), member("a")], PoolReading()), blocked=MISSING)
+    result = plan_pool(spec(replicas=3, suspend=True), SANDBOXED, seen, {}, NOW)
+    assert [action.name for action in of(result, RetireMember)] == ["a"]
+
+
+def test_sandboxes_are_retired_and_deleted_as_sandboxes() -> None:
+    pods = [broker_pod(), sandbox("a"), sandbox("b", ready=False), sandbox("c", phase="Succeeded", ready=False)]
+    reading = PoolReading({"a": MemberSlots(free=1, total=1)})
+    result = plan_pool(spec(replicas=0), SANDBOXED, observed(pods, reading), {}, NOW)
+    assert [(action.name, action.holder) for action in of(result, RetireMember)] == [("a", Holder("Sandbox", "a"))]
+    assert {action.holder for action in of(result, DeletePod)} == {Holder("Sandbox", "b"), Holder("Sandbox", "c")}
+
+
+def test_members_of_another_backend_are_replaced_within_the_surge() -> None:
+    pods = [broker_pod(), member("a"), member("b")]
+    reading = PoolReading({name: MemberSlots(free=1, total=1) for name in ("a", "b")})
+    result = plan_pool(spec(replicas=2), SANDBOXED, observed(pods, reading), {}, NOW)
+    (creation,) = of(result, CreatePod)
+    assert creation.manifest["kind"] == "Sandbox"
+    assert of(result, RetireMember) == []
+    grown = plan_pool(spec(replicas=2), SANDBOXED, observed([*pods, sandbox("c")], reading), {}, NOW)
+    assert [action.holder for action in of(grown, RetireMember)] == [None], "a pod goes once a Sandbox serves"

@@ -62,11 +62,14 @@ def build_gateway(owner: Owner, spec: RolloutFleetSpec, images: Images) -> Manif
 
 def build_engines(owner: Owner, spec: RolloutFleetSpec, images: Images) -> dict[str, Manifest]:
     """Worker group name -> engine, a pod or a LeaderWorkerSet of one group."""
-    engines = {}
-    for group in spec.worker_groups:
-        pod = _build_engine(owner, spec, group, images)
-        engines[group.name] = pod if group.nodes == 1 else group_of(owner, pod, group.nodes)
-    return engines
+    nodes = {group.name: group.nodes for group in spec.worker_groups}
+    pods = build_engine_pods(owner, spec, images)
+    return {name: pod if nodes[name] == 1 else group_of(owner, pod, nodes[name]) for name, pod in pods.items()}
+
+
+def build_engine_pods(owner: Owner, spec: RolloutFleetSpec, images: Images) -> dict[str, Manifest]:
+    """Worker group name -> the pod that is an engine, alone or at the head of several."""
+    return {group.name: _build_engine(owner, spec, group, images) for group in spec.worker_groups}
 
 
 def _build_engine(owner: Owner, spec: RolloutFleetSpec, group: WorkerGroup, images: Images) -> Manifest:

@@ -18,7 +18,7 @@ from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetSpec, WorkerGroup
 from shoal.builders.children import build_resource
 from shoal.builders.environment import build_broker, build_members, pool_owner
-from shoal.builders.fleet import build_engines, build_gateway, fleet_owner
+from shoal.builders.fleet import build_engine_pods, build_gateway, fleet_owner
 from shoal.builders.hashing import spec_hash
 from shoal.builders.images import Images
 from shoal.builders.job import build_agent, build_data, build_trainer, fleet_name, pool_name
@@ -175,14 +175,14 @@ def pod_sets_of(owner: Owner, spec: RLJobSpec, images: Images) -> list[PodSet]:
 
 
 def _engines(owner: Owner, fleet: RolloutFleetSpec, images: Images) -> list[PodSet]:
-    pods = build_engines(owner, fleet, images)
+    pods = build_engine_pods(owner, fleet, images)
     groups = fleet.worker_groups
     most = [group.replicas.max for group in groups]
     least = [group.replicas.min for group in groups]
     if fleet.replicas is not None:
         most = least = engines_per_group(groups, fleet.replicas)
     return [
-        PodSet(f"engines-{group.name}", high, pods[group.name], low)
+        PodSet(f"engines-{group.name}", high * group.nodes, pods[group.name], low * group.nodes)
         for group, high, low in zip(groups, most, least, strict=True)
     ]
 
@@ -231,9 +231,10 @@ def _placed_group(group: WorkerGroup, given: PodSetAdmission | None, fleet: Roll
     if given is None:
         return group
     update: dict[str, Any] = {"template": _laid(group.template, given)}
-    if fleet.replicas is None and given.count < group.replicas.max:
-        low = min(group.replicas.min, given.count)
-        update["replicas"] = group.replicas.model_copy(update={"min": low, "max": given.count})
+    engines = given.count // group.nodes
+    if fleet.replicas is None and engines < group.replicas.max:
+        low = min(group.replicas.min, engines)
+        update["replicas"] = group.replicas.model_copy(update={"min": low, "max": engines})
     return group.model_copy(update=update)
 
 

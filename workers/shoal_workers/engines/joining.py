@@ -21,6 +21,10 @@ LEADER = "LWS_LEADER_ADDRESS"
 WAIT_SECONDS = 1.0
 """The leader's name resolves once its pod has an address, and its port answers seconds after its container's start."""
 
+LOST_SECONDS = 15
+"""How long a node waits for a head that is gone. A head that begins anew is another cluster, so Ray's own 60 s would
+only delay the engine."""
+
 
 def main() -> int:
     """Join and stay; returns the exit code."""
@@ -31,6 +35,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     wait_for(leader, port)
     own = os.environ.get("POD_IP") or socket.gethostbyname(socket.gethostname())
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(LOST_SECONDS))
     command = ray_command(*start_arguments(own), f"--address={leader}:{port}", "--block")
     node = subprocess.Popen(command)
     try:
