@@ -6,6 +6,7 @@ The report at the end says which scenario ran where, and why others did not.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from e2e.providers import PROVIDERS, Provider
 from e2e.providers.examples import ROOT, ensure_model
+from e2e.providers.full_node import isolation
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,25 @@ Results = dict[str, Outcome]
     help="Cluster to run on; may be repeated. Default: every one that this machine can provide.",
 )
 @click.option("-k", "expression", default="", help="Run the scenarios that match this pytest expression.")
+@click.option("--skip-unavailable", is_flag=True, help="A named provider that cannot be used is no failure.")
+@click.option("--install", is_flag=True, help="First install the full node's tools from Debian's packages (root).")
 @click.option("--list", "only_list", is_flag=True, help="Say which providers can be used here, and why others cannot.")
-def main(names: tuple[str, ...], expression: str, only_list: bool) -> None:
+def main(names: tuple[str, ...], expression: str, skip_unavailable: bool, install: bool, only_list: bool) -> None:
     """Run Shoal's end-to-end scenarios.
 
     Exit status 1 when one failed, or when a provider that was named cannot be used.
     """
     console = Console(highlight=False)
+    if install:
+        isolation.install()
     chosen = [PROVIDERS[name] for name in names or PROVIDERS]
     reasons = {provider.name: provider.unavailable() for provider in chosen}
     for name, reason in reasons.items():
         console.print(f"{name}: {'available' if reason is None else 'not here: ' + reason}", soft_wrap=True)
     if only_list:
         return
+    if all(reasons.values()):
+        sys.exit(0 if skip_unavailable else 1)
     ensure_model()
     results = {p.name: run(p, expression) for p in chosen if reasons[p.name] is None}
     console.print(table(results))
@@ -62,7 +70,7 @@ def main(names: tuple[str, ...], expression: str, only_list: bool) -> None:
         for scenario, outcome in outcomes.items():
             if outcome.outcome != "passed":
                 console.print(f"{provider} {scenario}: {outcome.outcome}: {outcome.reason}", soft_wrap=True)
-    refused = [name for name in names if reasons[name] is not None]
+    refused = [name for name in names if reasons[name] is not None and not skip_unavailable]
     failed = [name for name, outcomes in results.items() if not sound(outcomes)]
     sys.exit(1 if refused or failed else 0)
 
@@ -79,7 +87,8 @@ def run(provider: Provider, expression: str) -> Results:
         file = Path(folder) / "results.json"
         command = [sys.executable, "-m", "pytest", "e2e/scenarios", "-m", "slow", "-s", "-x", "-p", "no:cacheprovider"]
         command += [f"--provider={provider.name}", f"--results={file}", *(["-k", expression] * bool(expression))]
-        subprocess.run(provider.command(command), cwd=ROOT, check=False)
+        environment = {**os.environ, **provider.prepare()}
+        subprocess.run(provider.command(command), cwd=ROOT, env=environment, check=False)
         rows = json.loads(file.read_text()) if file.exists() else {}
     if not rows:
         return {"(none)": Outcome("failed", 0.0, "no scenario was run; see above")}

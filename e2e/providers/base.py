@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -94,6 +94,9 @@ class Provider(Protocol):
 
     def unavailable(self) -> str | None:
         """Why it cannot be used on this machine; None when it can."""
+
+    def prepare(self) -> Mapping[str, str]:
+        """Get ready what needs time or the network, such as images; variables that `cluster` finds it by."""
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` where the provider's clusters can be started and reached."""

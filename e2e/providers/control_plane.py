@@ -33,6 +33,10 @@ class ControlPlaneProvider:
             return str(error)
         return None
 
+    def prepare(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
+
     def command(self, argv: Sequence[str]) -> list[str]:
         """As it is."""
         return list(argv)

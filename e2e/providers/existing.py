@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,10 @@ class ExistingProvider:
             return f"not set: {', '.join(unset)}"
         absent = [tool for tool in ("kubectl", "helm") if shutil.which(tool) is None]
         return f"not installed: {', '.join(absent)}" if absent else None
+
+    def prepare(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """As it is."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +37,10 @@ class KindProvider:
             return f"not installed: {engine}"
         answers = subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0
         return None if answers else f"{engine} does not answer"
+
+    def prepare(self) -> Mapping[str, str]:
+        """Nothing."""
+        return {}
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """As it is."""

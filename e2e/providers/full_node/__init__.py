@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from e2e.providers.examples import ROOT, ensure_model
 from e2e.providers.full_node import isolation, network
 from e2e.providers.full_node.control_plane import ControlPlane
 from e2e.providers.full_node.node import Node
-from e2e.providers.full_node.pause import BUSYBOX, write_pause_image
+from e2e.providers.full_node.pause import write_pause_image
 from e2e.providers.full_node.runtime import PAUSE_IMAGE, Runtime
 from e2e.providers.programs import ProgramsMissingError, find_programs
 from e2e.providers.volume import EXAMPLE, MODELS, host_volume
@@ -32,6 +32,8 @@ TAG = "e2e"
 PREFIX = "localhost/shoal"
 ARCHIVES = "SHOAL_E2E_IMAGES"
 """A folder with image archives that are there already; they are built without it."""
+BUILD = ROOT / "build" / "e2e"
+"""What is built stays, so that the next run builds what has changed alone."""
 
 
 class FullNodeProvider:
@@ -48,9 +50,11 @@ class FullNodeProvider:
         absent = [name for name in NEEDED if not os.access(programs / name, os.X_OK)]
         if absent:
             return f"{programs} has no {', '.join(absent)}"
-        if shutil.which(BUSYBOX) is None:
-            return f"not installed: {BUSYBOX} (apt-get install busybox-static)"
         return isolation.missing()
+
+    def prepare(self) -> Mapping[str, str]:
+        """Build the images: inside there is no network."""
+        return {ARCHIVES: os.environ.get(ARCHIVES) or str(build_images())}
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """Inside namespaces of its own."""
@@ -96,19 +100,19 @@ class FullNodeProvider:
 
 
 def load_images(runtime: Runtime, folder: Path) -> None:
-    """Build Shoal's images unless a folder of archives is named, and hand them to the runtime."""
+    """Hand the images to the runtime."""
     folder.mkdir(parents=True, exist_ok=True)
     pause = folder / "pause.tar"
     write_pause_image(PAUSE_IMAGE, pause)
-    runtime.load(pause)
-    named = os.environ.get(ARCHIVES)
-    archives = Path(named) if named else build_images(folder / "images")
-    for archive in sorted(archives.glob("*.tar")):
+    for archive in (pause, *sorted(Path(os.environ[ARCHIVES]).glob("*.tar"))):
         runtime.load(archive)
 
 
-def build_images(output: Path) -> Path:
-    """Build Shoal's images as archives; raises CalledProcessError when it fails."""
+def build_images() -> Path:
+    """Build Shoal's images; the folder of their archive. Raises CalledProcessError when it fails."""
+    output = BUILD / "archives"
     build = [sys.executable, "-m", "images", "build", "--tool", "buildah", "--prefix", PREFIX, "--tag", TAG]
-    subprocess.run([*build, "--output", str(output)], check=True, cwd=ROOT)
+    build += ["--base", "mmdebstrap", "--accelerator", "cpu", "--output", str(output)]
+    build += ["--storage", str(BUILD / "storage"), "--storage-driver", "overlay"]
+    subprocess.run(build, check=True, cwd=ROOT)
     return output

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Sequence
 
 from e2e.providers.full_node.runtime import CNI_PLUGINS
 
 INSIDE = "SHOAL_E2E_ISOLATED"
 """Set inside, so that nobody nests."""
-TOOLS = ("unshare", "ip", "containerd", "containerd-shim-runc-v2", "runc", "ctr", "nft", "conntrack", "openssl")
-DEBIAN_PACKAGES = "containerd runc containernetworking-plugins iptables nftables conntrack iproute2 openssl"
+TOOLS = (
+    *("unshare", "ip", "containerd", "containerd-shim-runc-v2", "runc", "ctr", "nft", "iptables", "conntrack"),
+    *("openssl", "busybox", "buildah", "mmdebstrap"),
+)
+DEBIAN_PACKAGES = (
+    "buildah busybox-static conntrack containerd containernetworking-plugins "
+    "iproute2 iptables mmdebstrap nftables openssl runc"
+)
 
 
 def missing() -> str | None:
@@ -28,6 +35,15 @@ def missing() -> str | None:
     if absent:
         return f"not installed: {', '.join(absent)} (apt-get install {DEBIAN_PACKAGES})"
     return None
+
+
+def install() -> None:
+    """Install what is missing from Debian's packages, where that is possible; `missing` tells what still is."""
+    if missing() is None or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", *DEBIAN_PACKAGES.split()]):
+        subprocess.run(["apt-get", "-y", *command], env=environment, stdout=subprocess.DEVNULL, check=False)
 
 
 def inside() -> bool:
