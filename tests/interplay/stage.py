@@ -1,6 +1,7 @@
 """A cluster without nodes at which the operator works: real API server and garbage collector, fakes for what runs."""
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -30,6 +31,26 @@ def install_shoal(server: KubernetesServer) -> None:
     server.kubectl("apply", "--server-side", "-f", "-", stdin=generate.as_yaml())
     names = [f"crd/{definition['metadata']['name']}" for definition in generate.definitions()]
     server.kubectl("wait", "--for=condition=Established", "--timeout=20s", *names)
+
+
+def accepts(kubernetes: Kubernetes, manifest: Json) -> None:
+    """Have the API server check a built object without storing it: unknown fields are refused, none is dropped."""
+    command = ("create", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-")
+    stored = json.loads(kubernetes.kubectl(*command, stdin=json.dumps(manifest)))
+    _kept(manifest["spec"], stored["spec"], "spec")
+
+
+def _kept(sent: Any, stored: Any, path: str) -> None:
+    if isinstance(sent, dict):
+        for key, value in sent.items():
+            assert key in stored, f"{path}.{key} was dropped"
+            _kept(value, stored[key], f"{path}.{key}")
+    elif isinstance(sent, list):
+        assert len(sent) == len(stored), path
+        for index, value in enumerate(sent):
+            _kept(value, stored[index], f"{path}[{index}]")
+    else:
+        assert sent == stored, path
 
 
 class FakeNode:

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from shoal.api.v1alpha1.rolloutfleet import RolloutFleetSpec
+from shoal.builders.fleet import build_engines, fleet_owner
+from shoal.builders.images import Images
 from shoal.kube import discovery
 from shoal.kube.client import KubeClient
 from shoal.kube.resources import PODS, ROLLOUT_FLEETS, Resource
 from tests.api.samples import changed
 from tests.interplay.neighbours import install, remove
-from tests.interplay.stage import Json, Stage, counting, install_shoal, operating
+from tests.interplay.stage import Json, Stage, accepts, counting, install_shoal, operating
 from tests.kubernetes import Kubernetes
 
 SETS = Resource("leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet")
@@ -233,6 +236,12 @@ async def test_engines_of_one_node_give_way_to_engines_of_two(stage: Stage) -> N
         return not await stage.all(SETS) and not await stage.all(PODS)
 
     await stage.until(collected, "everything is garbage collected", seconds=90)
+
+
+def test_the_definition_knows_every_field_of_a_built_group(settled: Kubernetes) -> None:
+    body = fleet(1, storage={"persistentVolumeClaim": {"claimName": "weights"}})
+    owner = fleet_owner("sample", settled.namespace, "u1")
+    accepts(settled, build_engines(owner, RolloutFleetSpec.model_validate(body["spec"]), Images("1"))["large"])
 
 
 async def test_a_fleet_says_that_leaderworkerset_is_missing_and_goes_on_once_it_is_there(

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec
+from shoal.builders.environment import build_members, pool_owner
+from shoal.builders.images import Images
 from shoal.kube import discovery
 from shoal.kube.client import KubeClient
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, Resource
 from tests.api.samples import changed
 from tests.interplay.neighbours import install, remove
-from tests.interplay.stage import Json, Stage, counting, install_shoal, operating
+from tests.interplay.stage import Json, Stage, accepts, counting, install_shoal, operating
 from tests.kubernetes import Kubernetes
 
 SANDBOXES = Resource("agents.x-k8s.io", "v1beta1", "sandboxes", "Sandbox")
@@ -201,6 +204,36 @@ async def test_suspend_removes_all_sandboxes_and_deletion_all_that_is_left(stage
     await stage.until(lambda: ready(stage, 2), "2 members are ready again", seconds=60)
     await stage.client.delete(ENVIRONMENT_POOLS, "sample", stage.namespace)
     await stage.until(resting, "everything is garbage collected", seconds=90)
+
+
+async def test_an_operator_that_is_replaced_half_way_makes_no_sandbox_too_many(settled: Kubernetes) -> None:
+    async with operating(settled, controller) as stage:
+        await stage.apply(ENVIRONMENT_POOLS, pool(30, scale={"max": 30, "refillRate": 8}))
+
+        async def begun() -> bool:
+            return len(await stage.all(SANDBOXES)) >= 5
+
+        await stage.until(begun, "some are there")
+    async with operating(settled, controller) as stage, counting(stage, "environment") as census:
+        await stage.until(lambda: ready(stage, 30), "30 members are ready", seconds=60)
+        assert census.peak == 30
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"protocol": "Gymnasium", "entrypoint": "FrozenLake-v1"},
+        {"protocol": "OpenEnv", "image": "example/echo"},
+    ],
+)
+def test_the_definition_knows_every_field_of_a_built_member(settled: Kubernetes, environment: Json) -> None:
+    user = {"spec": {"priorityClassName": "low", "tolerations": [{"key": "gpu", "operator": "Exists"}]}}
+    isolation = {"runtimeClassName": "gvisor"}
+    spec = EnvironmentPoolSpec.model_validate(
+        pool(1, environment=environment, template=user, isolation=isolation)["spec"]
+    )
+    owner = pool_owner("sample", settled.namespace, "u1")
+    accepts(settled, build_members(owner, spec, Images("1"))["default"])
 
 
 async def test_a_pool_says_that_agent_sandbox_is_missing_and_goes_on_once_it_is_there(
