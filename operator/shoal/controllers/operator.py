@@ -1,6 +1,7 @@
 """The operator as a whole: caches, queues, controllers and their helpers, put together and run under kopf's shell."""
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -38,6 +39,9 @@ from shoal.kube.kubeconfig import find_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
 from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX
 
+COLLECT_AFTER = (100_000, 20, 20)
+"""Thresholds of the three generations of Python's garbage collector."""
+
 MANAGED = f"{MANAGED_BY}={MANAGER}"
 """Label selection of the objects that the operator caches; a cluster's other pods never reach it."""
 
@@ -66,6 +70,10 @@ class OperatorSettings:
 def run_operator(settings: OperatorSettings) -> None:
     """Run until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # What is loaded by now stays; and the garbage of a decoded list needs no collector: with the default thresholds
+    # it walks all caches over and over while they are read, which takes as long as the decoding itself.
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
     shell = ShellSettings(listen=settings.metrics_listen, namespace=settings.namespace)
 
     async def build(client: KubeClient) -> Manager:
