@@ -99,8 +99,9 @@ def test_a_role_has_the_versions_that_were_tested_together(lock: str) -> None:
     }.items()
 
 
-def test_engines_and_trainer_on_gpus_share_torch() -> None:
-    assert pins("rollout-gpu")["torch"][0] == pins("trainer-gpu")["torch"][0]
+@pytest.mark.parametrize("name", ["torch", "ray"])
+def test_engines_and_trainer_on_gpus_share_their_libraries(name: str) -> None:
+    assert pins("rollout-gpu")[name][0] == pins("trainer-gpu")[name][0]
 
 
 def test_the_cuda_build_gets_only_what_the_cpu_lock_lacks() -> None:
