@@ -1,9 +1,10 @@
-"""`python -m shoal.crdgen [--check] [--out crds] [--docs docs/reference/api.md]`."""
+"""`python -m shoal.crdgen [--check] [--out crds] [--docs docs/reference/api.md] [--chart charts/shoal]`."""
 
 from pathlib import Path
 
 import click
 
+from shoal.crdgen import chart as chart_files
 from shoal.crdgen import generate, reference
 
 
@@ -18,10 +19,18 @@ from shoal.crdgen import generate, reference
     show_default=True,
     help="File of the API reference.",
 )
+@click.option(
+    "--chart",
+    type=click.Path(path_type=Path),
+    default=Path("charts/shoal"),
+    show_default=True,
+    help="Folder of the Helm chart.",
+)
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 when a file differs from the models.")
-def main(out: Path, docs: Path, check: bool) -> None:
-    """Generate the CustomResourceDefinitions and the API reference from the models."""
+def main(out: Path, docs: Path, chart: Path, check: bool) -> None:
+    """Generate the CustomResourceDefinitions and the API reference from the models, and the chart's files."""
     changed = [out / name for name in (generate.stale(out) if check else generate.write(out))]
+    changed += [chart / name for name in (chart_files.stale(chart) if check else chart_files.write(chart))]
     page = reference.page()
     if not docs.exists() or docs.read_text() != page:
         changed.append(docs)

@@ -1,0 +1,110 @@
+"""Every permission that the operator needs, once; the chart's roles, the start-up check and the audit test read it.
+
+Whoever adds a call to the API server adds its rule. There are no wildcards, so what is not here cannot be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shoal.kube.discovery import Neighbour
+from shoal.kube.resources import SHOAL_GROUP
+
+
+class Scope(StrEnum):
+    """Where a rule must hold."""
+
+    WATCHED = "watched"
+    """In the namespaces that the operator works in: all, or the one it was given."""
+    CLUSTER = "cluster"
+    """For objects that are in no namespace, so only a ClusterRole can allow it."""
+    OWN = "own"
+    """In the namespace of the operator's own pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A permission.
+
+    Args:
+        group: API group; "" for the core group.
+        resources: plurals, with a subresource as `plural/subresource`.
+        verbs: what the operator asks for; each of them is seen in an audit log.
+        why: what it is needed for, in one line.
+        when: the neighbour that it is for; None for what is needed always.
+        scope: where it must hold.
+        implied: verbs that the API server demands beside the one asked for, and that no audit log shows.
+    """
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    why: str
+    when: Neighbour | None = None
+    scope: Scope = Scope.WATCHED
+    implied: tuple[str, ...] = ()
+
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """All verbs that a role must name."""
+        return tuple(dict.fromkeys((*self.verbs, *self.implied)))
+
+
+FOLLOW = ("list", "watch")
+CREATED_BY_APPLY = ("create",)
+"""Server-side apply asks to patch; when the object is not there yet, the API server demands `create` as well."""
+
+_KINDS = ("environmentpools", "rolloutfleets", "rljobs")
+_KUEUE = "kueue.x-k8s.io"
+
+RULES: tuple[Rule, ...] = (
+    Rule(SHOAL_GROUP, _KINDS, FOLLOW, "Follow pools, fleets and jobs."),
+    Rule(SHOAL_GROUP, tuple(f"{kind}/status" for kind in _KINDS), ("patch",), "Report what was observed."),
+    Rule(
+        SHOAL_GROUP,
+        ("environmentpools", "rolloutfleets"),
+        ("patch",),
+        "Make the pools and the fleet that a job describes.",
+        implied=CREATED_BY_APPLY,
+    ),
+    Rule(SHOAL_GROUP, ("rljobs",), ("delete",), "Remove a finished job whose time to live is over."),
+    Rule(
+        SHOAL_GROUP,
+        tuple(f"{kind}/finalizers" for kind in _KINDS),
+        (),
+        "Own pods that block their owner's deletion, where OwnerReferencesPermissionEnforcement is on (OpenShift).",
+        implied=("update",),
+    ),
+    Rule("", ("pods",), (*FOLLOW, "create", "delete"), "Start, follow and replace the pods of every plane."),
+    Rule("", ("services",), (*FOLLOW, "patch"), "Give brokers, gateways and data managers a name.",
+         implied=CREATED_BY_APPLY),
+    Rule("", ("secrets",), (*FOLLOW, "create"), "Make and read the bearer tokens between services, and nothing else."),
+    Rule("", ("events",), ("create", "patch"), "Say what happened, and how often."),
+    Rule("coordination.k8s.io", ("leases",), ("get", "create", "update"), "Elect one of several operators.",
+         scope=Scope.OWN),
+    # --- where Kueue is installed
+    Rule(_KUEUE, ("workloads",), (*FOLLOW, "patch", "delete"), "Queue a job.", Neighbour.KUEUE,
+         implied=CREATED_BY_APPLY),
+    Rule(_KUEUE, ("workloads/status",), ("patch",), "Tell Kueue how a queued job fares.", Neighbour.KUEUE),
+    Rule(_KUEUE, ("resourceflavors", "workloadpriorityclasses"), ("get",), "Read where and when Kueue admits.",
+         Neighbour.KUEUE, Scope.CLUSTER),
+    Rule("scheduling.k8s.io", ("priorityclasses",), ("get",), "Queue a job at the priority of its pods.",
+         Neighbour.KUEUE, Scope.CLUSTER),
+    # --- where KubeRay is installed
+    Rule("ray.io", ("rayclusters",), (*FOLLOW, "patch"), "Train on a RayCluster.", Neighbour.KUBERAY,
+         implied=CREATED_BY_APPLY),
+    # --- where agent-sandbox is installed
+    Rule("agents.x-k8s.io", ("sandboxes",), (*FOLLOW, "create", "delete"), "Make members from Sandboxes.",
+         Neighbour.AGENT_SANDBOX),
+    # --- where LeaderWorkerSet is installed
+    Rule("leaderworkerset.x-k8s.io", ("leaderworkersets",), (*FOLLOW, "create", "delete"),
+         "Spread an engine over several nodes.", Neighbour.LEADER_WORKER_SET),
+)  # fmt: skip
+
+
+def rules_for(neighbours: Iterable[Neighbour] = ()) -> list[Rule]:
+    """The rules that are needed beside these neighbours."""
+    present = set(neighbours)
+    return [rule for rule in RULES if rule.when is None or rule.when in present]
