@@ -123,11 +123,35 @@ def test_model_sources_become_volumes_or_names() -> None:
 
     assert config_of(engine("hf:Qwen/Qwen3-4B"))["model"] == "Qwen/Qwen3-4B"
     local = engine("file:/models/tiny")
-    assert local["spec"]["volumes"] == [{"name": "model", "hostPath": {"path": "/models/tiny", "type": "Directory"}}]
+    assert local["spec"]["volumes"][0] == {"name": "model", "hostPath": {"path": "/models/tiny", "type": "Directory"}}
     assert config_of(local)["model"] == main_of(local)["volumeMounts"][0]["mountPath"]
     claim = engine("pvc:weights/qwen/4b")
     assert claim["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == "weights"
     assert config_of(claim)["model"].endswith("/qwen/4b")
+
+
+@pytest.mark.parametrize("role", PODS)
+def test_every_pod_is_restricted_and_writes_to_scratch_volumes_alone(role: str) -> None:
+    pod, _ = PODS[role]
+    spec, container = pod["spec"], main_of(pod)
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+    names = [volume["name"] for volume in spec["volumes"]]
+    assert sorted(names) == sorted(mount["name"] for mount in container["volumeMounts"])
+
+
+def test_a_template_may_give_an_environment_another_user() -> None:
+    template = {"spec": {"securityContext": {"runAsUser": 1000, "runAsNonRoot": None}}}
+    member = environment.build_members(POOL_OWNER, pool(template=template), IMAGES)["default"]
+    assert member["spec"]["securityContext"]["runAsUser"] == 1000
+    assert "runAsNonRoot" not in member["spec"]["securityContext"]
 
 
 def test_a_job_of_the_same_name_has_another_folder() -> None:

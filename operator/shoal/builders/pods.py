@@ -11,6 +11,7 @@ from shoal.api.v1alpha1.common import PodTemplate
 from shoal.builders.hashing import spec_hash
 from shoal.builders.merge import strategic_merge
 from shoal.builders.owner import Owner
+from shoal.builders.security import CONTAINER_SECURITY, POD_SECURITY, scratch_mounts, scratch_volumes
 
 Manifest = dict[str, Any]
 
@@ -89,8 +90,9 @@ def _spec(plan: PodPlan) -> Manifest:
         "terminationGracePeriodSeconds": plan.grace_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        "securityContext": POD_SECURITY,
         "containers": [_container(plan)],
-        "volumes": plan.volumes,
+        "volumes": [*plan.volumes, *scratch_volumes(plan.role)],
         **plan.spec,
     }
 
@@ -108,7 +110,8 @@ def _container(plan: PodPlan) -> Manifest:
             {"name": "SHOAL_CONFIG", "value": orjson.dumps(orjson.loads(config), option=orjson.OPT_SORT_KEYS).decode()},
         ],
         "ports": [{"name": "http", "containerPort": port, "protocol": "TCP"}],
-        "volumeMounts": plan.mounts,
+        "volumeMounts": [*plan.mounts, *scratch_mounts(plan.role)],
+        "securityContext": CONTAINER_SECURITY,
         "startupProbe": _probe("/healthz", port, period=1, failures=plan.startup_seconds),
         "readinessProbe": _probe("/readyz", port, period=2, failures=2),
         "livenessProbe": _probe("/healthz", port, period=5, failures=6),

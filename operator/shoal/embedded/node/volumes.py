@@ -15,6 +15,11 @@ from shoal.embedded.node.variables import Objects, Setting, config_map_data, fie
 Json = dict[str, Any]
 
 
+OWN = frozenset({"/tmp", "/dev/shm"})
+"""Where every process of this machine may write. An empty volume mounted there is left out: its path would be replaced
+wherever it begins another one, in a job's folder below /tmp for example."""
+
+
 @dataclass(frozen=True)
 class Claims:
     """Finds the directory of a PersistentVolumeClaim (namespace, name); None when there is no such claim."""
@@ -43,6 +48,8 @@ class VolumeMaker:
             volume = volumes.get(str(mount["name"]))
             if volume is None:
                 raise ConfigError(f'volumeMounts: no volume named "{mount["name"]}"')
+            if "emptyDir" in volume and str(mount["mountPath"]) in OWN:
+                continue
             try:
                 real = self._make(volume)
                 if mount.get("subPath"):
