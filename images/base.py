@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from images.progress import BuildError, must, need, say
 from images.tools import Tool
 
-NAME = "localhost/shoal-base:bookworm"
 _PACKAGES = "python3,python3-venv,ca-certificates,libnuma1"
 """libnuma1 is vLLM's (its CPU build); inside a build nothing could be fetched here."""
 _UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+
+_COMMAND = (
+    "mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}",
+    *(f"--dpkgopt=path-exclude={path}" for path in _UNREAD), "bookworm",
+)  # fmt: skip
+# The tag is that of the recipe, so that a base which was made by another one is not taken for this.
+_RECIPE = hashlib.sha256(" ".join(_COMMAND).encode()).hexdigest()[:12]
+NAME = f"localhost/shoal-base:bookworm-{_RECIPE}"
 
 
 def exists(tool: Tool, name: str) -> bool:
@@ -31,18 +39,17 @@ def make(tool: Tool, folder: Path) -> str:
     """
     if exists(tool, NAME):
         return NAME
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / "rootfs.tar"
+    place = folder / f"base-{_RECIPE}"
+    place.mkdir(parents=True, exist_ok=True)
+    archive = place / "rootfs.tar"
     if not archive.exists():
         need("mmdebstrap", "install it (`apt-get install mmdebstrap`), or give --base an image")
         say("making a base of Debian bookworm with mmdebstrap")
-        unread = [f"--dpkgopt=path-exclude={path}" for path in _UNREAD]
         fresh = folder / "rootfs.new.tar"
-        command = ["mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", *unread, "bookworm", str(fresh)]
-        must(command, "making the base")
+        must([*_COMMAND, str(fresh)], "making the base")
         fresh.rename(archive)
-    (folder / "Containerfile").write_text("FROM scratch\nADD rootfs.tar /\n")
+    (place / "Containerfile").write_text("FROM scratch\nADD rootfs.tar /\n")
     say(f"importing the base as {NAME}")
-    for command in tool.load(NAME, archive, folder):
+    for command in tool.load(NAME, archive, place):
         must(command, "importing the base", tool.environment())
     return NAME

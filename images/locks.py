@@ -19,7 +19,7 @@ def parse(text: str) -> Lock:
     for part in re.split(r"^(?=\S)", "\n".join(lines), flags=re.MULTILINE):
         if not part:
             continue
-        name = re.split(r"[=\[ ]", part, maxsplit=1)[0]
+        name = re.split(r"[^A-Za-z0-9._-]", part, maxsplit=1)[0]
         if "==" not in part or "--hash=sha256:" not in part:
             raise ValueError(f"{name}: not pinned by version and hash")
         found[name] = part.rstrip().removesuffix("\\").rstrip()
