@@ -98,11 +98,12 @@ def served(cluster: ScaleCluster) -> Requests:
 
 
 class Meter:
-    """Counts the requests of one phase after the other."""
+    """Counts the requests of one phase after the other; `quiet` seconds after its work belong to a phase as well."""
 
-    def __init__(self, cluster: ScaleCluster, audit: AuditLog) -> None:
+    def __init__(self, cluster: ScaleCluster, audit: AuditLog, quiet: float = QUIET_SECONDS) -> None:
         self._cluster = cluster
         self._audit = audit
+        self._quiet = quiet
         self.phases: dict[str, dict[str, Any]] = {}
 
     async def phase(self, name: str, members: int, work: Callable[[], Awaitable[None]]) -> None:
@@ -110,7 +111,7 @@ class Meter:
         before = served(self._cluster)
         self._audit.take()
         await work()
-        await asyncio.sleep(QUIET_SECONDS)
+        await asyncio.sleep(self._quiet)
         mine = self._audit.take()
         everybody = served(self._cluster) - before
         self.phases[name] = {

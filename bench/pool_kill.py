@@ -29,9 +29,12 @@ AFTER_SECONDS = 10.0
 
 
 async def killed_fill(
-    cluster: ScaleCluster, client: KubeClient, name: str, members: int, moments: list[int]
+    cluster: ScaleCluster, client: KubeClient, name: str, members: int, moments: list[int], after: float = AFTER_SECONDS
 ) -> dict[str, Any]:
-    """One fill with a kill at each of `moments` (numbers of pods, ascending); returns what was seen."""
+    """One fill with a kill at each of `moments` (numbers of pods, ascending); returns what was seen.
+
+    The watch goes on for `after` seconds.
+    """
     log = cluster.server.folder / "operator.log"
     async with namespace(client, name) as home, PodWatch(client, home, MEMBERS).running() as watch:
         started = time.perf_counter()
@@ -44,7 +47,7 @@ async def killed_fill(
         async with operator(cluster.operator_kubeconfig, log):
             await watch.until(lambda seen: len(seen.ready_at) >= members, f"{members} Ready")
             seconds = time.perf_counter() - started
-            await asyncio.sleep(AFTER_SECONDS)
+            await asyncio.sleep(after)
         return {
             "killed_at": struck, "seconds": round(seconds, 2), "members": len(watch.live),
             "above_target": watch.peak - members, "born": len(watch.born),
