@@ -184,6 +184,7 @@ def test_a_missing_backend_changes_no_member_and_is_told() -> None:
         "True",
         "BackendMissing",
     )
+    assert result.requeue_after is None, "the backend's arrival is an event"
     assert condition(result, "Available")["status"] == "True", "the member of the old backend still serves"
     empty = plan_pool(spec(replicas=3), SANDBOXED, replace(seen, pods=[broker_pod()]), {}, NOW)
     assert (condition(empty, "Available")["status"], condition(empty, "Available")["reason"]) == (
@@ -215,3 +216,12 @@ def test_members_of_another_backend_are_replaced_within_the_surge() -> None:
     assert of(result, RetireMember) == []
     grown = plan_pool(spec(replicas=2), SANDBOXED, observed([*pods, sandbox("c")], reading), {}, NOW)
     assert [action.holder for action in of(grown, RetireMember)] == [None], "a pod goes once a Sandbox serves"
+
+
+def test_a_controller_that_makes_no_pods_is_asked_after() -> None:
+    waiting = replace(sandbox("a", ready=False, phase="Pending"), made=False)
+    soon = plan_pool(spec(replicas=1), SANDBOXED, observed([broker_pod(), waiting], PoolReading()), {}, NOW + 10)
+    assert condition(soon, "Degraded")["status"] == "False"
+    assert soon.requeue_after == 50
+    late = plan_pool(spec(replicas=1), SANDBOXED, observed([broker_pod(), waiting], PoolReading()), {}, NOW + 61)
+    assert condition(late, "Degraded")["reason"] == condition(late, "Available")["reason"] == "BackendIdle"

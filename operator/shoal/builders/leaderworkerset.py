@@ -33,26 +33,11 @@ def group_of(owner: Owner, pod: Manifest, nodes: int) -> Manifest:
         nodes: pods of the group, the leader among them.
     """
     metadata = pod["metadata"]
-    annotations = {key: value for key, value in metadata["annotations"].items() if key != SPEC_HASH}
-    labels = {**metadata["labels"], OWNER_UID: owner.uid}
     spec = {
         "replicas": 1,
         # The engine is ready only once all workers have joined, so they must not wait for its readiness.
         "startupPolicy": "LeaderCreated",
-        "leaderWorkerTemplate": {
-            "size": nodes,
-            # With a group made anew at every restart, a program that cannot start would take its message along, and
-            # nothing would slow it down; restarted in place, every part finds the others again.
-            "restartPolicy": "None",
-            "leaderTemplate": {
-                "metadata": {"labels": labels, "annotations": annotations},
-                "spec": _leader(pod["spec"]),
-            },
-            "workerTemplate": {
-                "metadata": {"labels": {**labels, ROLE: Role.ENGINE_WORKER}, "annotations": annotations},
-                "spec": _worker(pod["spec"]),
-            },
-        },
+        "leaderWorkerTemplate": _templates(owner, pod, nodes),
     }
     return {
         "apiVersion": API_VERSION,
@@ -65,6 +50,23 @@ def group_of(owner: Owner, pod: Manifest, nodes: int) -> Manifest:
             "ownerReferences": metadata["ownerReferences"],
         },
         "spec": spec,
+    }
+
+
+def _templates(owner: Owner, pod: Manifest, nodes: int) -> Manifest:
+    metadata = pod["metadata"]
+    annotations = {key: value for key, value in metadata["annotations"].items() if key != SPEC_HASH}
+    labels = {**metadata["labels"], OWNER_UID: owner.uid}
+    return {
+        "size": nodes,
+        # With a group made anew at every restart, a program that cannot start would take its message along, and
+        # nothing would slow it down; restarted in place, every part finds the others again.
+        "restartPolicy": "None",
+        "leaderTemplate": {"metadata": {"labels": labels, "annotations": annotations}, "spec": _leader(pod["spec"])},
+        "workerTemplate": {
+            "metadata": {"labels": {**labels, ROLE: Role.ENGINE_WORKER}, "annotations": annotations},
+            "spec": _worker(pod["spec"]),
+        },
     }
 
 

@@ -17,7 +17,7 @@ from shoal.planner import conditions, health, sizing
 from shoal.planner.actions import Action, CreatePod, DeletePod, DrainEngine, Manifest, Plan
 from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
-from shoal.planner.holders import LEADER_WORKER_SET, Blocked
+from shoal.planner.holders import LEADER_WORKER_SET, Blocked, idle_maker
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, plan_podset
 from shoal.planner.pool import SETTLE_SECONDS
@@ -99,10 +99,14 @@ def plan_fleet(
     named = {group.name for group in spec.worker_groups}
     gone = [pod for pod in observed.pods if pod.role == Role.ENGINE and pod.group not in named and not pod.deleting]
     actions += [DrainEngine(pod.name, pod.uid, "WorkerGroupRemoved", pod.holder) for pod in gone]
-    status = _status(spec, desired, observed, counts, now)
+    idle, idle_wake = idle_maker(observed.pods, now)
+    blocked = next((why for group in desired.engines if (why := _blocked(desired, observed, group))), None)
+    status = _status(spec, desired, observed, counts, now, blocked or idle)
     actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
-    moving = partial or gone or status.replicas != status.desired_replicas or memory != sizing.ScaleMemory()
-    return Plan(tuple(actions), status.to_json(), SETTLE_SECONDS if moving else None, memory)
+    # What blocks a fleet ends with an event; until then nothing can be done about its size.
+    moving = partial or bool(gone) or (status.replicas != status.desired_replicas and blocked is None)
+    moving |= memory != sizing.ScaleMemory()
+    return Plan(tuple(actions), status.to_json(), SETTLE_SECONDS if moving else idle_wake, memory)
 
 
 def expectation(group: str) -> str:
@@ -169,7 +173,12 @@ def _running(gateway: Reading[FleetReading], pod: PodView) -> int:
 
 
 def _status(
-    spec: RolloutFleetSpec, desired: FleetDesired, observed: FleetObserved, counts: Mapping[str, int], now: float
+    spec: RolloutFleetSpec,
+    desired: FleetDesired,
+    observed: FleetObserved,
+    counts: Mapping[str, int],
+    now: float,
+    blocked: Blocked | None,
 ) -> RolloutFleetStatus:
     engines = [pod for pod in observed.pods if pod.role == Role.ENGINE and not pod.deleting]
     hashes = {manifest["metadata"]["annotations"][SPEC_HASH] for manifest in desired.engines.values()}
@@ -187,7 +196,7 @@ def _status(
         endpoint=desired.endpoint,
         usage=_usage(reading.usage, observed.status.usage),
     )
-    verdicts = _verdicts(spec, desired, observed, status)
+    verdicts = _verdicts(spec, observed, status, blocked)
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )
@@ -203,10 +212,9 @@ def _entry(pod: PodView, reading: FleetReading) -> EngineStatusEntry:
 
 
 def _verdicts(
-    spec: RolloutFleetSpec, desired: FleetDesired, observed: FleetObserved, status: RolloutFleetStatus
+    spec: RolloutFleetSpec, observed: FleetObserved, status: RolloutFleetStatus, blocked: Blocked | None
 ) -> list[Verdict]:
     serving = [entry for entry in status.engines if entry.phase in ("Ready", "Updating")]
-    blocked = next((why for group in desired.engines if (why := _blocked(desired, observed, group))), None)
     if spec.suspend:
         available = Verdict("Available", False, "Suspended", "spec.suspend is true")
     elif observed.gateway.value is None:

@@ -4,7 +4,7 @@ Plans see one `PodView` for each such object, so that counting, choosing victims
 it: the object gives identity, template and deletion, its pods give readiness and trouble.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from shoal.planner.times import parse_timestamp
 
 SANDBOX = "Sandbox"
 LEADER_WORKER_SET = "LeaderWorkerSet"
+IDLE_SECONDS = 60.0
+"""A definition without its controller is a common way to install half of an operator. A busy one answers in seconds."""
 SET_NAME = "leaderworkerset.sigs.k8s.io/name"
 """Label that LeaderWorkerSet puts on the pods of a set."""
 
@@ -103,4 +105,19 @@ def as_pod(held: Held, pods: Sequence[PodView]) -> PodView:
         trouble=next((pod.trouble for pod in living if pod.trouble is not None), held.trouble),
         group=held.group,
         holder=Holder(held.kind, held.name),
+        made=bool(pods),
     )
+
+
+def idle_maker(pods: Iterable[PodView], now: float) -> tuple[Blocked | None, float | None]:
+    """What to tell when nobody makes pods from holders, and in how many seconds to look again, if at all."""
+    waiting = [pod for pod in pods if pod.holder is not None and not pod.made and not pod.deleting]
+    oldest = min(waiting, key=lambda pod: pod.created_at, default=None)
+    if oldest is None or oldest.holder is None:
+        return None, None
+    left = oldest.created_at + IDLE_SECONDS - now
+    if left > 0:
+        return None, left
+    kind, name = oldest.holder.kind, oldest.holder.name
+    message = f"{kind} {name} has no pod after {IDLE_SECONDS:.0f} s: does its controller run?"
+    return Blocked("BackendIdle", message), None

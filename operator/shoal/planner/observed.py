@@ -31,6 +31,7 @@ class PodView:
 
     Args:
         holder: the Sandbox or LeaderWorkerSet that stands for the pod; `uid` is then its UID, `name` the pod's name.
+        made: whether there is a pod yet; always, where nothing stands for it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class PodView:
     trouble: Trouble | None = None
     group: str = ""
     holder: Holder | None = None
+    made: bool = True
 
     @property
     def finished(self) -> bool:

@@ -17,7 +17,7 @@ from shoal.planner import conditions, health, sizing
 from shoal.planner.actions import Action, CreatePod, DeletePod, Manifest, Plan, RetireMember
 from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
-from shoal.planner.holders import Blocked
+from shoal.planner.holders import Blocked, idle_maker
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, PodSetPlan, plan_podset, surge_of
 from shoal.planner.singleton import plan_singleton
@@ -106,26 +106,39 @@ def plan_pool(
     serves = not spec.suspend or any(pod.role == Role.ENVIRONMENT for pod in observed.pods)
     actions += plan_singleton(Role.BROKER, broker_pods, desired.broker, observed.expected, wanted=serves)
     counts, memory, wake = _counts(spec, list(desired.members), observed, memory, now)
-    partial = False
-    for variant, manifest in desired.members.items():
-        pods = _members_of(observed.pods, variant)
-        if observed.blocked is not None and not spec.suspend:
-            continue
-        plan = _plan_members(spec, pods, counts[variant], manifest, variant, observed, now)
-        # Where the pool is to rest and no broker answers, nobody can lease and nobody could retire.
-        answers = observed.broker.value is not None or not spec.suspend
-        actions += _member_actions(plan, manifest, variant, answers=answers)
-        partial |= plan.partial
+    changes, partial = _change_members(spec, desired, observed, counts, now)
+    actions += changes
     gone = [
         pod
         for pod in observed.pods
         if pod.role == Role.ENVIRONMENT and pod.group not in desired.members and not pod.deleting
     ]
     actions += [RetireMember(pod.name, pod.uid, "VariantRemoved", pod.holder) for pod in gone]
-    status = _status(spec, desired, observed, counts, now)
+    idle, idle_wake = idle_maker(observed.pods, now)
+    status = _status(spec, desired, observed, counts, now, observed.blocked or idle)
     actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
-    requeue = SETTLE_SECONDS if partial or status.replicas != status.desired_replicas or gone else wake
-    return Plan(tuple(actions), status.to_json(), _soonest(requeue, _next_age(spec, observed.pods, now)), memory)
+    # What blocks a pool ends with an event; until then nothing can be done about its size.
+    moving = partial or gone or (status.replicas != status.desired_replicas and observed.blocked is None)
+    wait = _soonest(SETTLE_SECONDS if moving else wake, _next_age(spec, observed.pods, now), idle_wake)
+    return Plan(tuple(actions), status.to_json(), wait, memory)
+
+
+def _change_members(
+    spec: EnvironmentPoolSpec, desired: PoolDesired, observed: PoolObserved, counts: Mapping[str, int], now: float
+) -> tuple[list[Action], bool]:
+    """Creations and removals of all variants, and whether limits held something back."""
+    if observed.blocked is not None and not spec.suspend:
+        return [], False
+    # Where the pool is to rest and no broker answers, nobody can lease and nobody could retire.
+    answers = observed.broker.value is not None or not spec.suspend
+    actions: list[Action] = []
+    partial = False
+    for variant, manifest in desired.members.items():
+        pods = _members_of(observed.pods, variant)
+        plan = _plan_members(spec, pods, counts[variant], manifest, variant, observed, now)
+        actions += _member_actions(plan, manifest, variant, answers=answers)
+        partial |= plan.partial
+    return actions, partial
 
 
 def expectation(variant: str) -> str:
@@ -243,7 +256,12 @@ def _member_actions(plan: PodSetPlan, manifest: Manifest, variant: str, *, answe
 
 
 def _status(
-    spec: EnvironmentPoolSpec, desired: PoolDesired, observed: PoolObserved, counts: Mapping[str, int], now: float
+    spec: EnvironmentPoolSpec,
+    desired: PoolDesired,
+    observed: PoolObserved,
+    counts: Mapping[str, int],
+    now: float,
+    blocked: Blocked | None,
 ) -> EnvironmentPoolStatus:
     variants = [_variant_status(spec, observed, name, counts[name]) for name in desired.members]
     members = [pod for pod in observed.pods if pod.role == Role.ENVIRONMENT and not pod.deleting]
@@ -263,7 +281,7 @@ def _status(
         latency=LeaseLatency(p50=f"{reading.p50:.3f}", p99=f"{reading.p99:.3f}"),
         usage=_usage(reading.usage, observed.status.usage),
     )
-    verdicts = _verdicts(spec, observed, status)
+    verdicts = _verdicts(spec, observed, status, blocked)
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )
@@ -296,15 +314,17 @@ def _add(counts: Sequence[SlotCounts]) -> SlotCounts:
     return SlotCounts(**{field: sum(getattr(count, field) for count in counts) for field in SlotCounts.model_fields})
 
 
-def _verdicts(spec: EnvironmentPoolSpec, observed: PoolObserved, status: EnvironmentPoolStatus) -> list[Verdict]:
+def _verdicts(
+    spec: EnvironmentPoolSpec, observed: PoolObserved, status: EnvironmentPoolStatus, blocked: Blocked | None
+) -> list[Verdict]:
     if spec.suspend:
         available = Verdict("Available", False, "Suspended", "spec.suspend is true")
     elif observed.broker.value is None:
         available = Verdict(
             "Available", False, "BrokerNotReady", observed.broker.error or "the broker has not answered yet"
         )
-    elif status.ready_replicas == 0 and observed.blocked is not None:
-        available = Verdict("Available", False, observed.blocked.reason, observed.blocked.message)
+    elif status.ready_replicas == 0 and blocked is not None:
+        available = Verdict("Available", False, blocked.reason, blocked.message)
     elif status.ready_replicas == 0 and status.desired_replicas > 0:
         available = Verdict("Available", False, "NoMemberReady", f"0 of {status.desired_replicas} members are ready")
     else:
@@ -315,7 +335,7 @@ def _verdicts(spec: EnvironmentPoolSpec, observed: PoolObserved, status: Environ
     moving |= status.ready_replicas != status.replicas
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
-    return [available, progressing, health.degraded(observed.pods, blocked=observed.blocked)]
+    return [available, progressing, health.degraded(observed.pods, blocked=blocked)]
 
 
 def _soonest(*waits: float | None) -> float | None:
