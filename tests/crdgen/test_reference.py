@@ -30,7 +30,8 @@ def test_tells_every_rule() -> None:
 
 
 def test_check_fails_when_a_file_differs(tmp_path: Path) -> None:
-    arguments = ["--out", str(tmp_path / "crds"), "--docs", str(tmp_path / "api.md"), "--chart", str(tmp_path / "chart")]
+    out, docs, chart = tmp_path / "crds", tmp_path / "api.md", tmp_path / "chart"
+    arguments = ["--out", str(out), "--docs", str(docs), "--chart", str(chart)]
     first = CliRunner().invoke(main, [*arguments, "--check"])
     assert first.exit_code == 1
     assert "rljobs.yaml differs from the models" in first.output
