@@ -107,7 +107,8 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
 def _elector(client: KubeClient, settings: OperatorSettings) -> LeaderElector | None:
     if not settings.leader_elect:
         return None
-    namespace = settings.namespace or os.environ.get("POD_NAMESPACE", "default")
+    # Where the pod is, the chart allows Leases; not in the namespace that is watched.
+    namespace = os.environ.get("POD_NAMESPACE") or settings.namespace or "default"
     identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}"
     return LeaderElector(client, namespace=namespace, identity=identity)
 
