@@ -1,5 +1,6 @@
 """An engine over several pods: what Ray and vLLM are told, with a program in Ray's place that only notes it."""
 
+import importlib.util
 import os
 import signal
 import socket
@@ -14,7 +15,8 @@ import pytest
 from shoal.api.services.roles.engine import EngineConfig
 from shoal_workers.engines.core import CoreError
 from shoal_workers.engines.grouping import start_head
-from shoal_workers.engines.vllm_settings import arguments
+from shoal_workers.engines.vllm_settings import arguments, required_environment
+from tests.models import write_model
 
 FAKE = """
 import os, sys, time
@@ -127,3 +129,30 @@ def test_vllm_spreads_layers_over_nodes_and_tensors_inside_them() -> None:
     alone = " ".join(arguments(EngineConfig(model="m"), cpu=False, seed=1))
     assert "pipeline" not in alone
     assert "ray" not in alone
+
+
+CHECK = """
+import sys
+from shoal.api.services.roles.engine import EngineConfig
+from shoal_workers.engines.vllm_core import _parse
+from shoal_workers.engines.vllm_settings import arguments, required_environment
+from tests.models import write_model
+from vllm.v1.executor.abstract import Executor
+
+config = EngineConfig(model=sys.argv[1], nodes=2, tensor_parallel=2, max_model_len=256, dtype="float32")
+made = _parse(arguments(config, cpu=True, seed=1)).create_engine_config()
+executor = Executor.get_class(made)
+print(executor.__name__, executor.supports_pp, made.parallel_config.world_size, made.scheduler_config.async_scheduling)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_takes_the_arguments_and_chooses_its_ray_executor(tmp_path: Path) -> None:
+    """As far as it goes without GPUs: vLLM's CPU build has no device that Ray could place workers on."""
+    model = write_model(tmp_path / "model", seed=0)
+    environment = os.environ | required_environment(os.environ, cpu=True, local_model=True)
+    command = [sys.executable, "-c", CHECK, str(model)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    last = done.stdout.strip().rpartition("\n")[2]
+    assert last.split() == ["RayExecutorV2", "True", "4", "False"], done.stderr[-2000:]

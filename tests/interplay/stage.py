@@ -179,7 +179,15 @@ class Census:
 class Stage:
     """One namespace with an operator, a node and services at work."""
 
-    def __init__(self, client: KubeClient, namespace: str, node: FakeNode, services: FakeServices) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        namespace: str,
+        node: FakeNode,
+        services: FakeServices,
+        operator: asyncio.Task[None],
+    ) -> None:
+        self._operator = operator
         self.client = client
         self.namespace = namespace
         self.node = node
@@ -206,6 +214,11 @@ class Stage:
 
     async def events(self) -> list[str]:
         return [event["reason"] for event in await self.all(CORE_EVENTS)]
+
+    async def kill_operator(self) -> None:
+        """End the operator wherever it is, in the middle of a request too; nothing it knew is left."""
+        self._operator.cancel()
+        await asyncio.wait({self._operator})
 
     async def until(self, true: Callable[[], Awaitable[bool]], what: str, *, seconds: float = 30) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
@@ -236,15 +249,18 @@ async def operating(kubernetes: Kubernetes, *fakes: Fake) -> AsyncIterator[Stage
         manager = build_manager(client, OperatorSettings(namespace=kubernetes.namespace))
         steps = [node.step, *(make(tester, kubernetes.namespace) for make in fakes)]
         async with services.running():
-            tasks = [asyncio.create_task(manager.run()), *(asyncio.create_task(repeat(step)) for step in steps)]
+            operator = asyncio.create_task(manager.run())
+            tasks = [asyncio.create_task(repeat(step)) for step in steps]
             try:
-                yield Stage(tester, kubernetes.namespace, node, services)
+                yield Stage(tester, kubernetes.namespace, node, services, operator)
             finally:
                 manager.stop()
-                await tasks[0]
-                for task in tasks[1:]:
+                await asyncio.wait({operator})
+                for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                if not operator.cancelled():
+                    operator.result()
 
 
 @asynccontextmanager

@@ -206,7 +206,7 @@ async def test_suspend_removes_all_sandboxes_and_deletion_all_that_is_left(stage
     await stage.until(resting, "everything is garbage collected", seconds=90)
 
 
-async def test_an_operator_that_is_replaced_half_way_makes_no_sandbox_too_many(settled: Kubernetes) -> None:
+async def test_an_operator_that_is_killed_half_way_makes_no_sandbox_too_many(settled: Kubernetes) -> None:
     async with operating(settled, controller) as stage:
         await stage.apply(ENVIRONMENT_POOLS, pool(30, scale={"max": 30, "refillRate": 8}))
 
@@ -214,6 +214,7 @@ async def test_an_operator_that_is_replaced_half_way_makes_no_sandbox_too_many(s
             return len(await stage.all(SANDBOXES)) >= 5
 
         await stage.until(begun, "some are there")
+        await stage.kill_operator()
     async with operating(settled, controller) as stage, counting(stage, "environment") as census:
         await stage.until(lambda: ready(stage, 30), "30 members are ready", seconds=60)
         assert census.peak == 30
