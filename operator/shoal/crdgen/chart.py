@@ -1,10 +1,10 @@
-"""What the Helm chart takes from the code: the operator's permissions and the CustomResourceDefinitions."""
+"""What of the Helm chart is generated: permissions and CustomResourceDefinitions from the code, and its README."""
 
 from pathlib import Path
 
 import yaml
 
-from shoal.crdgen import generate
+from shoal.crdgen import generate, values
 from shoal.kube.permissions import RULES, Rule
 
 HEADER = (
@@ -12,20 +12,23 @@ HEADER = (
 )
 
 
-def files() -> dict[str, str]:
+def files(chart: Path) -> dict[str, str]:
     """Path inside the chart -> content."""
     rules = HEADER + yaml.safe_dump([_rule(rule) for rule in RULES], sort_keys=False, width=120)
-    return {"files/rules.yaml": rules} | {f"files/crds/{name}": text for name, text in generate.files().items()}
+    wanted = {"files/rules.yaml": rules} | {f"files/crds/{name}": text for name, text in generate.files().items()}
+    return wanted | ({"README.md": values.readme(chart)} if (chart / "README.md").exists() else {})
 
 
 def stale(chart: Path) -> list[str]:
     """Paths of the files that are missing or differ from what the code says."""
-    return [name for name, text in files().items() if not (chart / name).exists() or (chart / name).read_text() != text]
+    return [
+        name for name, text in files(chart).items() if not (chart / name).exists() or (chart / name).read_text() != text
+    ]
 
 
 def write(chart: Path) -> list[str]:
     """Write the files; returns the paths of those that changed."""
-    changed, wanted = stale(chart), files()
+    changed, wanted = stale(chart), files(chart)
     for name in changed:
         (chart / name).parent.mkdir(parents=True, exist_ok=True)
         (chart / name).write_text(wanted[name])
