@@ -92,7 +92,10 @@ async def runs(stage: Stage) -> None:
     async def true() -> bool:
         return (await stage.status(RL_JOBS)).get("phase") == "Running"
 
-    await stage.until(true, "the job does not run")
+    try:
+        await stage.until(true, "the job does not run")
+    except AssertionError as error:
+        raise AssertionError(f"the job does not run: {await stage.status(RL_JOBS)}") from error
 
 
 async def rests(stage: Stage) -> None:

@@ -150,8 +150,11 @@ def build_agent(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
     return build_pod(owner, plan)
 
 
-def build_trainer(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
-    """The trainer's pod: it holds the driver, and the Ray head unless the job names a cluster."""
+def build_trainer(owner: Owner, spec: RLJobSpec, images: Images, ray_address: str = "") -> Manifest:
+    """The trainer's pod: it holds the driver, and the Ray head unless the job names a cluster.
+
+    `ray_address` is that of the RayCluster that the job names or owns.
+    """
     model, model_volumes, model_mounts = model_volume(spec.model)
     volumes, mounts = shared_volume(spec.storage)
     fleet = fleet_owner(fleet_name(owner.name, spec), owner.namespace, "")
@@ -170,7 +173,7 @@ def build_trainer(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
         epochs=spec.trainer.batch.epochs,
         algorithm=_algorithm(spec.trainer.algorithm),
         optimizer=_optimizer(spec.trainer.optimizer),
-        ray_address=spec.trainer.ray.existing_cluster,
+        ray_address=ray_address or spec.trainer.ray.existing_cluster,
         checkpoint_every=spec.trainer.checkpoint.every,
         checkpoint_keep=spec.trainer.checkpoint.keep,
         seed=spec.seed,

@@ -14,6 +14,7 @@ from shoal.api.labels import SETS_HASH
 from shoal.api.v1alpha1.common import PodTemplate, TemplateMetadata
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, MemberBackend
 from shoal.api.v1alpha1.jobqueue import AdmissionStatus, PodSetAdmission
+from shoal.api.v1alpha1.jobtrainer import Ray
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetSpec, WorkerGroup
 from shoal.builders.children import build_resource
@@ -22,6 +23,7 @@ from shoal.builders.fleet import build_engine_pods, build_gateway, fleet_owner
 from shoal.builders.hashing import spec_hash
 from shoal.builders.images import Images
 from shoal.builders.job import build_agent, build_data, build_trainer, fleet_name, pool_name
+from shoal.builders.kuberay import HEAD, build_ray_cluster, groups, placed_cluster
 from shoal.builders.merge import strategic_merge
 from shoal.builders.owner import Owner
 from shoal.planner.sizing import engines_per_group
@@ -155,6 +157,8 @@ def pod_sets_of(owner: Owner, spec: RLJobSpec, images: Images) -> list[PodSet]:
         PodSet("trainer", 1, build_trainer(owner, spec, images), 1),
         PodSet("agents", agents, build_agent(owner, spec, images), agents),
     ]
+    for cluster in build_ray_cluster(owner, spec, images, resting=False):
+        sets += _ray(cluster["spec"])
     services: list[Manifest] = []
     if spec.fleet.template is not None:
         template = spec.fleet.template.spec.to_json()
@@ -187,6 +191,16 @@ def _engines(owner: Owner, fleet: RolloutFleetSpec, images: Images) -> list[PodS
     ]
 
 
+def _ray(cluster: Manifest) -> list[PodSet]:
+    """A group that Ray may scale counts with what it may grow to."""
+    sets = []
+    for name, group in groups(cluster):
+        size = group.get("maxReplicas" if cluster.get("enableInTreeAutoscaling") else "replicas", 0)
+        count = 1 if name == HEAD else int(size) * int(group.get("numOfHosts", 1))
+        sets.append(PodSet(name, count, group["template"], count))
+    return sets
+
+
 def _members(name: str, owner: Owner, pool: EnvironmentPoolSpec, images: Images) -> PodSet:
     # All variants share the pool's template: to a queue they are alike.
     pod = next(iter(build_members(owner, pool, images).values()))
@@ -205,7 +219,12 @@ def placed(spec: RLJobSpec, admission: AdmissionStatus | None) -> RLJobSpec:
     given = {each.name: each for each in admission.pod_sets}
     agents = spec.agents.model_copy(update={"template": _laid(spec.agents.template, given.get("agents"))})
     data = spec.data.model_copy(update={"template": _laid(spec.data.template, given.get("data"))})
-    trainer = spec.trainer.model_copy(update={"template": _laid(spec.trainer.template, given.get("trainer"))})
+    trainer = spec.trainer.model_copy(
+        update={
+            "template": _laid(spec.trainer.template, given.get("trainer")),
+            "ray": _placed_ray(spec.trainer.ray, given),
+        }
+    )
     update: dict[str, Any] = {"agents": agents, "data": data, "trainer": trainer}
     if spec.fleet.template is not None:
         inner = spec.fleet.template.spec
@@ -225,6 +244,14 @@ def placed(spec: RLJobSpec, admission: AdmissionStatus | None) -> RLJobSpec:
         for source in spec.environments
     ]
     return spec.model_copy(update=update)
+
+
+def _placed_ray(ray: Ray, given: Mapping[str, PodSetAdmission]) -> Ray:
+    if ray.cluster is None:
+        return ray
+    template = ray.cluster.template
+    laid = template.model_copy(update={"spec": placed_cluster(template.spec, given)})
+    return ray.model_copy(update={"cluster": ray.cluster.model_copy(update={"template": laid})})
 
 
 def _placed_group(group: WorkerGroup, given: PodSetAdmission | None, fleet: RolloutFleetSpec) -> WorkerGroup:

@@ -10,6 +10,7 @@ from shoal.api.labels import PORTS, Role
 from shoal.builders.images import Images
 from shoal.controllers.effects import Effects, Subject
 from shoal.controllers.holders import Holders
+from shoal.controllers.kuberay import RayDesk
 from shoal.controllers.queueing import QueueDesk
 from shoal.controllers.status import StatusWriter
 from shoal.controllers.world import World
@@ -40,6 +41,7 @@ class Context:
     neighbours: Neighbours
     holders: Holders
     queues: QueueDesk
+    rays: RayDesk
 
     @property
     def now(self) -> float:

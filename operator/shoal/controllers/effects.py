@@ -17,7 +17,15 @@ from shoal.engine.keys import ObjectKey
 from shoal.engine.recorder import EventRecorder, Reference
 from shoal.kube.client import KubeClient, Propagation
 from shoal.kube.discovery import Neighbours
-from shoal.kube.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
+from shoal.kube.errors import (
+    AlreadyExistsError,
+    ApiError,
+    BadRequestError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+)
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES, Resource
 from shoal.planner.actions import (
     Action,
@@ -84,6 +92,7 @@ class Effects:
         self._client = client
         self._holders = holders
         self._neighbours = neighbours
+        self._refusals: dict[tuple[str, str], str] = {}
         self._expectations = expectations
         self._recorder = recorder
         self._peers = peers
@@ -105,7 +114,7 @@ class Effects:
         ordered: list[Action] = []
         parallel: list[Action] = []
         for action in actions:
-            (ordered if isinstance(action, Apply | CreateOnce | Event) else parallel).append(action)
+            (ordered if _goes_first(action) else parallel).append(action)
         for action in ordered:
             await self._one(subject, action)
         limit = asyncio.Semaphore(PARALLEL_WRITES)
@@ -123,9 +132,7 @@ class Effects:
         owner = subject.owner
         match action:
             case Apply(manifest):
-                resource = self._resource(manifest["kind"])
-                if resource is not None:
-                    await self._client.apply(resource, manifest, owner.namespace)
+                await self._apply(owner, manifest)
             case CreateOnce(manifest):
                 await self._create_once(manifest, owner.namespace)
             case CreatePod(role, manifest):
@@ -149,6 +156,28 @@ class Effects:
                 await self._patch_status(owner, kind, name, resource_version, status)
             case Event(type_, reason, message):
                 await self._recorder.record(subject.reference(), type_, reason, message)
+
+    def refusal(self, owner: Owner, kind: str) -> str:
+        """Why the API server refused the owner's child of a neighbour's kind when it was last applied, or ""."""
+        return self._refusals.get((owner.uid, kind), "")
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of a resource that is gone."""
+        self._refusals = {key: text for key, text in self._refusals.items() if key[0] != uid}
+
+    async def _apply(self, owner: Owner, manifest: dict[str, Any]) -> None:
+        kind = manifest["kind"]
+        resource = self._resource(kind)
+        if resource is None:
+            return
+        self._refusals.pop((owner.uid, kind), None)
+        try:
+            await self._client.apply(resource, manifest, owner.namespace)
+        except ApiError as error:
+            if kind not in RESOURCES and _refuses(error):
+                # What the user wrote for another operator is theirs to correct: the next pass tells them.
+                self._refusals[(owner.uid, kind)] = error.message
+            raise
 
     def _resource(self, kind: str) -> Resource | None:
         """None for a neighbour's kind that went a moment ago; the next pass says so."""
@@ -218,6 +247,18 @@ class Effects:
             await call()
         except error:
             return
+
+
+def _refuses(error: ApiError) -> bool:
+    """Whether the object itself is at fault. Server-side apply answers 500 to a field of the wrong type."""
+    return isinstance(error, InvalidError | BadRequestError | ForbiddenError) or "typed patch object" in error.message
+
+
+def _goes_first(action: Action) -> bool:
+    """Own children go before the pods that need them. What another operator may refuse must not hold them up."""
+    if isinstance(action, Apply):
+        return action.manifest["kind"] in RESOURCES
+    return isinstance(action, CreateOnce | Event)
 
 
 def _named(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from shoal.api.v1alpha1.jobstatus import (
     TrajectoryCounts,
 )
 from shoal.api.v1alpha1.rljob import RLJobSpec
-from shoal.builders import job, kueue
+from shoal.builders import job, kuberay, kueue
 from shoal.builders.children import build_service, build_token_secret
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
@@ -69,7 +69,7 @@ class JobController:
         queue = await self._queue(owner, body, spec)
         spec = kueue.placed(spec, queue.admission)
         observed = self._observe(owner, body, pods, spec, queue)
-        plan = plan_job(spec, build(owner, spec, context, token), observed, context.now)
+        plan = plan_job(spec, build(owner, spec, context, token, observed.ray.address), observed, context.now)
         await context.status.write(RL_JOBS, body, plan.status)
         await context.effects.perform(subject, plan.actions)
         soon = RETRY_SECONDS if queue.retry else plan.requeue_after
@@ -108,6 +108,7 @@ class JobController:
             ],
             data=self._reading(owner.uid),
             queue=queue,
+            ray=context.rays.look(owner, spec, context.effects.refusal(owner, kuberay.KIND)),
         )
 
     def _reading(self, uid: str) -> Reading[JobReading]:
@@ -117,14 +118,19 @@ class JobController:
         return Reading(read_data(seen.value), seen.age(self._context.clock.now()), seen.error)
 
 
-def build(owner: Owner, spec: RLJobSpec, context: Context, token: str) -> JobDesired:
-    """Every object of a job."""
+def build(owner: Owner, spec: RLJobSpec, context: Context, token: str, ray_address: str = "") -> JobDesired:
+    """Every object of a job; `ray_address` is that of its RayCluster, if it has one."""
     own = [build_token_secret(owner, token or secrets.token_urlsafe(32)), build_service(owner, Role.DATA)]
+
+    def children(*, resting: bool) -> list[Json]:
+        owned = job.build_owned(owner, spec, resting=resting)
+        return [*own, *owned, *kuberay.build_ray_cluster(owner, spec, context.images, resting=resting)]
+
     return JobDesired(
-        children=[*own, *job.build_owned(owner, spec, resting=False)],
-        resting=[*own, *job.build_owned(owner, spec, resting=True)],
+        children=children(resting=False),
+        resting=children(resting=True),
         data=job.build_data(owner, spec, context.images),
-        trainer=job.build_trainer(owner, spec, context.images),
+        trainer=job.build_trainer(owner, spec, context.images, ray_address),
         agent=job.build_agent(owner, spec, context.images),
         agents=spec.agents.replicas,
     )
@@ -180,8 +186,11 @@ def _text(value: float | None) -> str:
 
 
 def uses(body: Json, kind: str, name: str) -> bool:
-    """Whether the job (as stored) samples from this fleet or runs in this pool."""
+    """Whether the job (as stored) samples from this fleet, runs in this pool or trains on this RayCluster."""
     owner, spec = body["metadata"]["name"], body["spec"]
+    if kind == "RayCluster":
+        ray = (spec.get("trainer") or {}).get("ray") or {}
+        return name == ((ray.get("clusterRef") or {}).get("name") or f"{owner}-ray")
     if kind == "RolloutFleet":
         return name == ((spec["fleet"].get("ref") or {}).get("name") or f"{owner}-fleet")
     names = ((source.get("ref") or {}).get("name") or f"{owner}-{source['name']}" for source in spec["environments"])

@@ -17,6 +17,7 @@ from shoal.controllers.effects import Effects, ExpectedBy
 from shoal.controllers.fleet import FleetController
 from shoal.controllers.holders import PLURALS, Holders
 from shoal.controllers.job import JobController
+from shoal.controllers.kuberay import RayDesk
 from shoal.controllers.peers import Peers
 from shoal.controllers.pool import PoolController
 from shoal.controllers.queueing import QueueDesk
@@ -95,7 +96,8 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
     effects = Effects(client, expectations, recorder, peers, clock, holders, neighbours)
     queues = QueueDesk(client, neighbours, world, settings.images, clock)
     status = StatusWriter(client)
-    context = Context(world, effects, scraper, status, clock, settings.images, neighbours, holders, queues)
+    rays = RayDesk(world)
+    context = Context(world, effects, scraper, status, clock, settings.images, neighbours, holders, queues, rays)
     manager = Manager(client, elector=_elector(client, settings), clock=clock)
     background = {"events": recorder.run, "scraper": scraper.run, "peers": peers.run, "neighbours": neighbours.run}
     for name, run in background.items():
@@ -134,6 +136,7 @@ def _wire(
             uid = change.entry.uid
             context.scraper.set_targets(uid, {})
             context.status.forget(uid)
+            context.effects.forget(uid)
             pool.forget(uid)
             fleet.forget(uid)
 
@@ -173,7 +176,14 @@ def _wire(
         labels=MANAGED,
     )
     context.queues.follow(manager.add_reflector(workloads))
-    workloads.on_change(wiring.child_changed)
-    workloads.on_complete(wiring.wake_all)
+    # Not by label: a job may train on a RayCluster that somebody else made.
+    clusters = NeighbourReflector(
+        client, context.neighbours, Neighbour.KUBERAY, "rayclusters", world.ray_clusters, namespace=settings.namespace
+    )
+    context.rays.follow(manager.add_reflector(clusters))
+    clusters.on_change(partial(wiring.dependency_changed, queues["jobs"], "RayCluster"))
+    for visitor in (workloads, clusters):
+        visitor.on_change(wiring.child_changed)
+        visitor.on_complete(wiring.wake_all)
     context.scraper.on_change(wiring.wake)
     context.neighbours.on_change(wiring.wake_all)

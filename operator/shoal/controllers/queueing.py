@@ -14,7 +14,7 @@ from shoal.builders.owner import Owner
 from shoal.controllers.world import World
 from shoal.engine.clock import Clock
 from shoal.engine.store import OWNER_UID
-from shoal.engine.visitor import NeighbourReflector
+from shoal.engine.visitor import NeighbourReflector, Sight
 from shoal.kube.client import KubeClient
 from shoal.kube.discovery import Neighbour, Neighbours
 from shoal.kube.errors import ApiError, NotFoundError
@@ -64,13 +64,14 @@ class QueueDesk:
         if not queue:
             return QueueObserved(workload=workload)
         pods = self._pods(owner)
+        rays = sum(cluster.pods for cluster in self._world.ray_clusters.by_index(OWNER_UID, owner.uid))
         seen = QueueObserved(
             queue=queue,
             trouble=self._trouble(),
             workload=workload,
             kept=status.admission,
-            pods=len(pods),
-            idle=all(pod.role == Role.DATA for pod in pods),
+            pods=len(pods) + rays,
+            idle=rays == 0 and all(pod.role == Role.DATA for pod in pods),
             running=status.phase is JobPhase.RUNNING,
         )
         resource = self._neighbours.resource(Neighbour.KUEUE, "workloads")
@@ -108,13 +109,13 @@ class QueueDesk:
         return QueueObserved(**{**vars(seen), **update})
 
     def _trouble(self) -> tuple[str, str] | None:
-        reflector = self._reflector
-        if not self._neighbours.available(Neighbour.KUEUE):
-            return ABSENT, "the job names a queue, and Kueue is not installed (no Workload in this cluster)"
-        if reflector is None or reflector.complete:
+        sight = self._reflector.sight if self._reflector is not None else Sight.ABSENT
+        if sight is Sight.CLEAR:
             return None
-        if reflector.refusal:
-            return "KueueForbidden", f"Workloads cannot be read: {reflector.refusal}"
+        if sight is Sight.ABSENT:
+            return ABSENT, "the job names a queue, and Kueue is not installed (no Workload in this cluster)"
+        if self._reflector is not None and sight is Sight.FORBIDDEN:
+            return "KueueForbidden", f"Workloads cannot be read: {self._reflector.refusal}"
         return "KueueNotRead", "the Workloads there are have not been read yet"
 
     def _workload(self, owner: Owner) -> WorkloadView | None:

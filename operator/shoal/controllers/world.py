@@ -10,6 +10,7 @@ from shoal.engine.store import OWNER_UID, Store, by_label, by_owner_uid
 from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX, SET_NAME, Held, as_pod, read_holder
 from shoal.planner.observed import PodView, view
 from shoal.planner.queueing import WorkloadView, view_workload
+from shoal.planner.ray import RayClusterView, view_ray_cluster
 
 Json = dict[str, Any]
 
@@ -68,6 +69,7 @@ class World:
         self.sandboxes: Store[Held] = Store(read_holder(SANDBOX), owned)
         self.leader_worker_sets: Store[Held] = Store(read_holder(LEADER_WORKER_SET), owned)
         self.workloads: Store[WorkloadView] = Store(view_workload, owned)
+        self.ray_clusters: Store[RayClusterView] = Store(view_ray_cluster, owned)
         self.services: Store[Child] = Store(trim_child("Service"), owned)
         self.secrets: Store[Child] = Store(trim_child("Secret"), owned)
         self.pools: Store[Json] = Store(trim_resource, owned)
@@ -89,9 +91,10 @@ class World:
         return self.pods_of(uid) + [as_pod(each, self.pods.by_index(SET, f"{uid}/{each.name}")) for each in held]
 
     def children_of(self, uid: str) -> dict[tuple[str, str], str]:
-        """(kind, name) -> hash of the Services, Secrets, pools and fleets that the resource with this UID controls."""
+        """(kind, name) -> hash of what the resource with this UID controls, less pods, their makers and Workloads."""
         children = [*self.services.by_index(OWNER_UID, uid), *self.secrets.by_index(OWNER_UID, uid)]
         present = {(child.kind, child.name): child.spec_hash for child in children}
+        present |= {("RayCluster", each.name): each.spec_hash for each in self.ray_clusters.by_index(OWNER_UID, uid)}
         for kind, store in (("EnvironmentPool", self.pools), ("RolloutFleet", self.fleets)):
             for body in store.by_index(OWNER_UID, uid):
                 digest = (body["metadata"].get("annotations") or {}).get(SPEC_HASH, "")

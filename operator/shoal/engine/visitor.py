@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Generic, TypeVar
 
 from shoal.engine.clock import Clock
@@ -15,6 +16,15 @@ from shoal.kube.errors import ApiError, ForbiddenError
 from shoal.kube.resources import Resource
 
 T = TypeVar("T")
+
+
+class Sight(StrEnum):
+    """How much of a neighbour's resource can be seen."""
+
+    CLEAR = "Clear"
+    ABSENT = "Absent"
+    FORBIDDEN = "Forbidden"
+    NOT_READ = "NotRead"
 
 
 class NeighbourReflector(Reflector[T], Generic[T]):
@@ -56,6 +66,15 @@ class NeighbourReflector(Reflector[T], Generic[T]):
     def refusal(self) -> str:
         """Why the resource cannot be read although it is there (a missing permission), or ""."""
         return self._refusal
+
+    @property
+    def sight(self) -> Sight:
+        """What `store` is worth now: everything, or why not."""
+        if not self._neighbours.available(self._where[0]):
+            return Sight.ABSENT
+        if self._complete:
+            return Sight.CLEAR
+        return Sight.FORBIDDEN if self._refusal else Sight.NOT_READ
 
     def on_complete(self, observer: Callable[[], None]) -> None:
         """Have `observer` called when `complete` or `refusal` has changed."""
@@ -129,4 +148,4 @@ class NeighbourReflector(Reflector[T], Generic[T]):
             observer()
 
 
-__all__ = ["NeighbourReflector"]
+__all__ = ["NeighbourReflector", "Sight"]

@@ -23,6 +23,7 @@ from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, plan_podset, surge_of
 from shoal.planner.pool import SETTLE_SECONDS
 from shoal.planner.queueing import NO_QUEUE, QueueDecision
+from shoal.planner.ray import NO_CLUSTER, RayView
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import parse_timestamp, timestamp
 
@@ -86,6 +87,7 @@ class JobObserved:
     environments: Sequence[DependencyView]
     data: Reading[JobReading]
     queue: QueueDecision = NO_QUEUE
+    ray: RayView = NO_CLUSTER
 
 
 @dataclass(frozen=True)
@@ -185,10 +187,12 @@ def _pod_actions(
     lingering = ended_at is not None and now < ended_at + LINGER_SECONDS
     actions = plan_singleton(Role.DATA, of(Role.DATA), desired.data, observed.expected, wanted=running or lingering)
     answers = observed.data.value is not None
-    trains = running and answers and observed.fleet.exists
-    actions += plan_singleton(
-        Role.TRAINER, of(Role.TRAINER), desired.trainer, observed.expected, wanted=trains, keep_finished=True
-    )
+    trainers = of(Role.TRAINER)
+    trains = running and answers and observed.fleet.exists and observed.ray.allows(running=bool(trainers))
+    if observed.ray.known or not trains:
+        actions += plan_singleton(
+            Role.TRAINER, trainers, desired.trainer, observed.expected, wanted=trains, keep_finished=True
+        )
     works = running and answers and observed.fleet.exists and all(pool.exists for pool in observed.environments)
     # A queue admits a number of pods: while it does, a template change may not add to them.
     limits = Limits(0, 1) if observed.queue.managed else Limits(surge_of(desired.agents), 0)
@@ -261,7 +265,7 @@ def _verdicts(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> lis
         _suspended(spec, observed, suspended),
         _environments_ready(observed),
         _dependency_ready("FleetReady", observed.fleet),
-        Verdict("TrainerReady", ready, "Training" if ready else "NotReady", "" if ready else "no trainer pod is ready"),
+        _trainer_ready(observed, ready=ready),
         _degraded(observed, end),
         *_admitted(observed),
     ]
@@ -279,6 +283,14 @@ def _verdicts(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> lis
         verdicts.append(Verdict("Progressing", moving, reason, "" if moving else _waiting_for(observed)))
         verdicts += [Verdict("Complete", False, "NotFinished"), Verdict("Failed", False, "NotFailed")]
     return verdicts
+
+
+def _trainer_ready(observed: JobObserved, *, ready: bool) -> Verdict:
+    if ready:
+        return Verdict("TrainerReady", True, "Training")
+    if observed.ray.reason:
+        return Verdict("TrainerReady", False, observed.ray.reason, observed.ray.message)
+    return Verdict("TrainerReady", False, "NotReady", "no trainer pod is ready")
 
 
 def _suspended(spec: RLJobSpec, observed: JobObserved, suspended: bool) -> Verdict:

@@ -1,11 +1,12 @@
 """The trainer of a job: the learning rule, its steps and its checkpoints."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from shoal.api.base import ApiModel
-from shoal.api.v1alpha1.common import Decimal, FreeForm, PodTemplate
+from shoal.api.markers import Cel
+from shoal.api.v1alpha1.common import Decimal, FreeForm, ObjectRef, PodTemplate, TemplateMetadata
 
 
 class Strategy(ApiModel):
@@ -50,8 +51,32 @@ class Optimizer(ApiModel):
     beta2: Annotated[Decimal, Field(description="Decay of the second moment, as decimal text.")] = "0.95"
 
 
+class RayClusterTemplate(ApiModel):
+    """A RayCluster of KubeRay that the job owns."""
+
+    metadata: TemplateMetadata = Field(default_factory=TemplateMetadata)
+    spec: FreeForm = Field(
+        default_factory=dict,
+        description="A ray.io/v1 RayClusterSpec. Its pods get the job's storage and model, and the trainer's image"
+        " where they name none.",
+    )
+
+
+class OwnedRayCluster(ApiModel):
+    """A RayCluster that lives as long as the job, and is suspended with it."""
+
+    template: RayClusterTemplate
+
+
 class Ray(ApiModel):
-    """The Ray cluster that trains: one inside the trainer's pod, or one that exists."""
+    """The Ray cluster that trains: one inside the trainer's pod, one that exists, or one of KubeRay's."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "[has(self.existingCluster), has(self.clusterRef), has(self.cluster)].filter(given, given).size() <= 1",
+            "at most one of existingCluster, clusterRef and cluster may be set",
+        ),
+    )
 
     existing_cluster: (
         Annotated[
@@ -62,6 +87,14 @@ class Ray(ApiModel):
         ]
         | None
     ) = None
+    cluster_ref: (
+        Annotated[
+            ObjectRef,
+            Field(description="A RayCluster of KubeRay in this namespace; its pods must mount the job's storage."),
+        ]
+        | None
+    ) = None
+    cluster: OwnedRayCluster | None = None
 
 
 class Checkpoint(ApiModel):

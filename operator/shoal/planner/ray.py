@@ -1,0 +1,103 @@
+"""The RayCluster that a job trains on: whether it can be reached, and why not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.api.labels import SPEC_HASH
+
+CLIENT_PORT = "10001"
+"""Ray's own default for drivers that run outside of the cluster."""
+
+
+@dataclass(frozen=True)
+class RayClusterView:
+    """A RayCluster, cut down to what decides.
+
+    Args:
+        head: name of the head's Service, "" until KubeRay has made it.
+        port: where the head listens for drivers from outside.
+        ready: whether the head serves.
+        pods: whether it has, or is about to have, pods.
+        reason: KubeRay's own words where it is in trouble.
+    """
+
+    name: str
+    uid: str
+    spec_hash: str
+    deleting: bool
+    suspended: bool = False
+    head: str = ""
+    port: str = CLIENT_PORT
+    ready: bool = False
+    pods: bool = False
+    reason: str = ""
+
+
+def view_ray_cluster(body: dict[str, Any]) -> RayClusterView:
+    """The view of a RayCluster as the API server returns it."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    conditions = {each["type"]: each for each in status.get("conditions") or ()}
+    state = status.get("state", "")
+
+    def true(type_: str) -> bool:
+        return bool(conditions.get(type_, {}).get("status") == "True")
+
+    failure = conditions.get("ReplicaFailure", {})
+    at_rest = state == "suspended" or true("RayClusterSuspended")
+    return RayClusterView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        spec_hash=(metadata.get("annotations") or {}).get(SPEC_HASH, ""),
+        deleting="deletionTimestamp" in metadata,
+        suspended=bool((body.get("spec") or {}).get("suspend")),
+        head=(status.get("head") or {}).get("serviceName", ""),
+        port=(status.get("endpoints") or {}).get("client", CLIENT_PORT),
+        ready=true("HeadPodReady") or state == "ready",
+        pods=bool(status) and not at_rest,
+        reason=failure.get("message", "") if failure.get("status") == "True" else status.get("reason", ""),
+    )
+
+
+@dataclass(frozen=True)
+class RayView:
+    """What a pass sees of the cluster that the trainer joins; without one the trainer has a head of its own.
+
+    Args:
+        needed: whether the job trains on a cluster of KubeRay's.
+        address: where the trainer's driver connects, "" while that is not known: no trainer then.
+        ready: whether the head serves; a trainer that is there is not taken away for a moment of unreadiness.
+        reason, message: why there is no trainer yet.
+        known: whether anything is known; a trainer that runs is left as it is while nothing is.
+    """
+
+    needed: bool = False
+    address: str = ""
+    ready: bool = True
+    reason: str = ""
+    message: str = ""
+    known: bool = True
+
+    def allows(self, *, running: bool) -> bool:
+        """Whether a trainer may be there: one that runs stays while its cluster has an address, or cannot be seen."""
+        if not self.needed:
+            return True
+        return running if not self.known else bool(self.address) and (self.ready or running)
+
+
+NO_CLUSTER = RayView()
+
+
+def see_cluster(name: str, namespace: str, cluster: RayClusterView | None) -> RayView:
+    """What becomes of a cluster, None while there is none, for the job in this namespace that names it."""
+    if cluster is None or cluster.deleting:
+        return RayView(True, "", False, "RayClusterMissing", f"RayCluster {name} does not exist")
+    if cluster.suspended:
+        return RayView(True, "", False, "RayClusterSuspended", f"RayCluster {name} is suspended")
+    if not cluster.head:
+        message = cluster.reason or "KubeRay has not made its head Service yet"
+        return RayView(True, "", False, "RayClusterNotReady", f"RayCluster {name}: {message}")
+    address = f"ray://{cluster.head}.{namespace}.svc:{cluster.port}"
+    if not cluster.ready:
+        message = cluster.reason or "its head is not ready"
+        return RayView(True, address, False, "RayClusterNotReady", f"RayCluster {name}: {message}")
+    return RayView(True, address)
