@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -11,6 +12,7 @@ import orjson
 
 from shoal.kube.credentials import CredentialsSource
 from shoal.kube.errors import GoneError, UnavailableError
+from shoal.kube.paging import read_pages
 from shoal.kube.resources import PODS, Json, Resource
 from shoal.kube.retry import RetryPolicy
 from shoal.kube.transport import Call, Observer, Transport
@@ -99,15 +101,13 @@ class KubeClient:
             query |= {"resourceVersion": resource_version, "resourceVersionMatch": "NotOlderThan"}
         if limit:
             query["limit"] = str(limit)
-        path = resource.path(namespace)
-        while True:
-            body = await self._transport.json(Call("list", "GET", str(resource), path, query, safe=True))
-            meta = body.get("metadata") or {}
-            token = str(meta.get("continue") or "")
-            yield Page(body.get("items") or [], str(meta.get("resourceVersion", "")), token)
-            if not token:
-                return
-            query = {**_selectors(labels, fields), "limit": str(limit), "continue": token}
+        first = Call("list", "GET", str(resource), resource.path(namespace), query, safe=True)
+        following = {**_selectors(labels, fields), "limit": str(limit)}
+        async with aclosing(read_pages(self._transport, first, following)) as bodies:
+            async for body in bodies:
+                meta = body.get("metadata") or {}
+                token = str(meta.get("continue") or "")
+                yield Page(body.get("items") or [], str(meta.get("resourceVersion", "")), token)
 
     async def list(
         self,

@@ -59,14 +59,7 @@ class Transport:
 
     async def json(self, call: Call) -> Json:
         """Send the call, with retries, and return the JSON object it answers."""
-        text = await self.read(call)
-        try:
-            body = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            raise UnavailableError(f"{call}: the answer is not JSON: {text[:200]!r}") from error
-        if not isinstance(body, dict):
-            raise UnavailableError(f"{call}: the answer is not an object: {text[:200]!r}")
-        return body
+        return decode(call, await self.read(call))
 
     async def read(self, call: Call) -> bytes:
         """Send the call, with retries, and return the body it answers."""
@@ -133,6 +126,17 @@ class Transport:
                 raise
             # A session closed under us (credentials rotated) counts as a broken connection.
             raise UnavailableError(f"{call}: {type(error).__name__}: {error}") from error
+
+
+def decode(call: Call, text: bytes) -> Json:
+    """The JSON object in an answer; raises `UnavailableError` where there is none."""
+    try:
+        body = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise UnavailableError(f"{call}: the answer is not JSON: {text[:200]!r}") from error
+    if not isinstance(body, dict):
+        raise UnavailableError(f"{call}: the answer is not an object: {text[:200]!r}")
+    return body
 
 
 async def _refusal(call: Call, response: aiohttp.ClientResponse) -> ApiError:
