@@ -90,6 +90,25 @@ def test_gated_pods_are_held() -> None:
     assert plan_podset([pod("a", ready=False, gated=True)], 1, "new", limits=Limits()).remove == ()
 
 
+@given(
+    held=st.lists(st.booleans(), min_size=1, max_size=20),
+    desired=st.integers(0, 20),
+    creating=st.integers(0, 5),
+    surge=st.integers(0, 5),
+)
+def test_held_pods_are_neither_replaced_nor_renewed(held: list[bool], desired: int, creating: int, surge: int) -> None:
+    """Whatever its age: a gated or unschedulable pod of the current template goes only when there are too many."""
+    pods = [
+        pod(str(index), ready=False, phase="Pending", gated=gated, unschedulable="" if gated else "no node")
+        for index, gated in enumerate(held)
+    ]
+    limits = Limits(surge=surge, unavailable=1)
+    plan = plan_podset(pods, desired, "new", limits=limits, creating=creating, replace=lambda _: "MaxAge")
+    assert {removal.reason for removal in plan.remove} <= {"ScaleDown"}
+    assert len(plan.remove) == max(0, len(pods) + creating - desired) or len(plan.remove) == len(pods)
+    assert plan.create <= max(0, desired - len(pods) - creating)
+
+
 @dataclass
 class FakeCluster:
     """Pods with a lagging cache: creations and deletions show only some rounds later."""

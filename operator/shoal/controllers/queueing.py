@@ -126,9 +126,12 @@ class QueueDesk:
     def _pods(self, owner: Owner) -> list[PodView]:
         """Pods of the job and of the pools and fleets that it owns."""
         world = self._world
-        owned = [*world.pools.by_index(OWNER_UID, owner.uid), *world.fleets.by_index(OWNER_UID, owner.uid)]
         pods = world.pods_of(owner.uid)
-        return pods + [pod for body in owned for pod in world.members_of(body["metadata"]["uid"])]
+        for pool in world.pools.by_index(OWNER_UID, owner.uid):
+            pods += world.members_of(pool["metadata"]["uid"])
+        for fleet in world.fleets.by_index(OWNER_UID, owner.uid):
+            pods += world.engines_of(fleet["metadata"]["uid"])
+        return pods
 
     async def _admission(
         self, workload: WorkloadView, admission: Json, counts: Mapping[str, int], kept: AdmissionStatus | None

@@ -115,7 +115,10 @@ def surge_of(desired: int) -> int:
 
 
 def _stale_reason(pod: PodView, current_hash: str, replace: Callable[[PodView], str]) -> str:
-    return "TemplateChanged" if pod.spec_hash != current_hash else replace(pod)
+    if pod.spec_hash != current_hash:
+        return "TemplateChanged"
+    # A pod that a queue or the scheduler holds has not run yet: a new one would only wait in its place.
+    return "" if pod.gated or pod.unschedulable else replace(pod)
 
 
 def _victim_order(stale: dict[str, str], busy: Busy) -> Callable[[PodView], tuple[bool, bool, int, float]]:
