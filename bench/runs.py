@@ -96,9 +96,8 @@ def _optimal_actions(transitions: Any, actions: int) -> dict[int, int]:
     values = dict.fromkeys(transitions, 0.0)
 
     def worth(state: int, action: int) -> float:
-        return sum(
-            p * (reward + 0.99 * values[after] * (not done)) for p, after, reward, done in transitions[state][action]
-        )
+        outcomes = transitions[state][action]
+        return float(sum(p * (reward + 0.99 * values[after] * (not done)) for p, after, reward, done in outcomes))
 
     for _ in range(SWEEPS):
         values = {state: max(worth(state, action) for action in range(actions)) for state in transitions}

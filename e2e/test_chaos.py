@@ -4,6 +4,7 @@ The run still completes, the policy is as good as ever, no trajectory is trained
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,16 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         machine_.interrupt()
 
 
+def _reached(machine: Machine, step: int) -> bool:
+    return machine.step() >= step
+
+
 def test_every_process_may_die_once(machine: Machine) -> None:
     machine.until(lambda: machine.step() >= 2, "the first steps", 300)
     for role in VICTIMS:
         before = machine.step()
         machine.kill(role)
-        seconds = machine.until(
-            lambda before=before: machine.step() >= before + STEPS_BETWEEN, f"going on without the {role}", 240
-        )
+        seconds = machine.until(partial(_reached, machine, before + STEPS_BETWEEN), f"going on without the {role}", 240)
         print(f"{role}: {STEPS_BETWEEN} more steps after {seconds:.0f} s")
     assert machine.wait(300) == 0, machine.log[-3000:]
     report = machine.report

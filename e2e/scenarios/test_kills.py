@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ ROLES = ("environment", "engine", "data", "trainer", "broker", "gateway", "agent
 STEPS_BETWEEN = 2
 
 
+def _reached(cluster: Cluster, namespace: str, number: int) -> bool:
+    return step(cluster, namespace) >= number
+
+
 def test_every_role_may_be_killed_once(cluster: Cluster, namespace: str, evidence: Path) -> None:
     # Longer than the scenario needs: it ends with the last victim, not with the job.
     cluster.apply(example(cluster, namespace, steps=400))
@@ -25,11 +30,8 @@ def test_every_role_may_be_killed_once(cluster: Cluster, namespace: str, evidenc
         before = step(cluster, namespace)
         victims = cluster.list("pods", namespace, f"rl.shoal.dev/role={role}")
         kill(victims[0]["metadata"]["name"])
-        seconds = cluster.until(
-            lambda before=before: step(cluster, namespace) >= before + STEPS_BETWEEN,  # type: ignore[misc]
-            f"going on without the {role}",
-            300,
-        )
+        reached = partial(_reached, cluster, namespace, before + STEPS_BETWEEN)
+        seconds = cluster.until(reached, f"going on without the {role}", 300)
         print(f"{role}: {STEPS_BETWEEN} more steps after {seconds:.0f} s")
     found = status(cluster, namespace)
     conditions = {each["type"]: each["status"] for each in found["conditions"]}
