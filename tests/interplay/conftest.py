@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from shoal.kube.discovery import Neighbour
 from tests.embedded.apiserver.conftest import embedded
 from tests.interplay.neighbours import install
-from tests.interplay.stage import install_shoal
+from tests.interplay.stage import install_shoal, operator_account
 from tests.kubernetes import Kubernetes, KubernetesServer, ProgramsMissingError, find_programs, running_server
 
 __all__ = ["embedded"]
@@ -55,3 +57,10 @@ def settled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kuberne
 def settled(settled_server: KubernetesServer) -> Kubernetes:
     """A namespace of that server that belongs to this test alone."""
     return Kubernetes(settled_server, settled_server.new_namespace())
+
+
+@pytest.fixture(scope="package")
+def account(settled_server: KubernetesServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kubeconfig of an account that may do there what the chart's roles let the operator do."""
+    path = tmp_path_factory.mktemp("account") / "kubeconfig"
+    return operator_account(settled_server, "operator", path, Neighbour.AGENT_SANDBOX, Neighbour.LEADER_WORKER_SET)

@@ -5,6 +5,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -17,8 +18,10 @@ from shoal.crdgen import generate
 from shoal.engine.reflector import Reflector
 from shoal.engine.store import Store
 from shoal.kube.client import KubeClient
+from shoal.kube.discovery import Neighbour
 from shoal.kube.errors import ApiError
 from shoal.kube.kubeconfig import kubeconfig_source
+from shoal.kube.permissions import rules_for
 from shoal.kube.resources import CORE_EVENTS, PODS, Resource
 from tests.kubernetes import Kubernetes, KubernetesServer
 
@@ -31,6 +34,24 @@ def install_shoal(server: KubernetesServer) -> None:
     server.kubectl("apply", "--server-side", "-f", "-", stdin=generate.as_yaml())
     names = [f"crd/{definition['metadata']['name']}" for definition in generate.definitions()]
     server.kubectl("wait", "--for=condition=Established", "--timeout=20s", *names)
+
+
+def operator_account(server: KubernetesServer, name: str, path: Path, *neighbours: Neighbour) -> Path:
+    """Make an account that may do what the operator needs beside these neighbours; returns its kubeconfig."""
+    allow(server, name, *neighbours)
+    server.kubectl("create", "serviceaccount", name)
+    server.kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", f"--serviceaccount=default:{name}")
+    return server.write_kubeconfig(path, token=server.kubectl("create", "token", name, "--duration=2h").strip())
+
+
+def allow(server: KubernetesServer, name: str, *neighbours: Neighbour) -> None:
+    """Have the role of this account hold the operator's rules beside these neighbours, and nothing else."""
+    rules = [
+        {"apiGroups": [rule.group], "resources": list(rule.resources), "verbs": list(rule.granted)}
+        for rule in rules_for(neighbours)
+    ]
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name}}
+    server.kubectl("apply", "-f", "-", stdin=json.dumps({**role, "rules": rules}))
 
 
 def accepts(kubernetes: Kubernetes, manifest: Json) -> None:
@@ -240,10 +261,11 @@ Fake = Callable[[KubeClient, str], Callable[[], Awaitable[None]]]
 
 
 @asynccontextmanager
-async def operating(kubernetes: Kubernetes, *fakes: Fake) -> AsyncIterator[Stage]:
-    """The operator and its surroundings at work in one namespace for the block."""
+async def operating(kubernetes: Kubernetes, *fakes: Fake, kubeconfig: Path | None = None) -> AsyncIterator[Stage]:
+    """The operator (as the user of `kubeconfig`) and its surroundings at work in one namespace for the block."""
     source = kubeconfig_source(kubernetes.kubeconfig)
-    async with KubeClient(source) as client, KubeClient(source, field_manager="tester") as tester:
+    own = kubeconfig_source(kubeconfig or kubernetes.kubeconfig)
+    async with KubeClient(own) as client, KubeClient(source, field_manager="tester") as tester:
         node = FakeNode(tester, kubernetes.namespace)
         services = FakeServices(node)
         manager = build_manager(client, OperatorSettings(namespace=kubernetes.namespace))

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,8 +139,8 @@ def controller(client: KubeClient, namespace: str) -> Callable[[], Awaitable[Non
 
 
 @pytest.fixture
-async def stage(settled: Kubernetes) -> AsyncIterator[Stage]:
-    async with operating(settled, controller) as stage_:
+async def stage(settled: Kubernetes, account: Path) -> AsyncIterator[Stage]:
+    async with operating(settled, controller, kubeconfig=account) as stage_:
         yield stage_
 
 

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,20 @@ from shoal.builders.environment import build_members, pool_owner
 from shoal.builders.images import Images
 from shoal.kube import discovery
 from shoal.kube.client import KubeClient
+from shoal.kube.discovery import Neighbour
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, Resource
 from tests.api.samples import changed
 from tests.interplay.neighbours import install, remove
-from tests.interplay.stage import Json, Stage, accepts, counting, install_shoal, operating
+from tests.interplay.stage import (
+    Json,
+    Stage,
+    accepts,
+    allow,
+    counting,
+    install_shoal,
+    operating,
+    operator_account,
+)
 from tests.kubernetes import Kubernetes
 
 SANDBOXES = Resource("agents.x-k8s.io", "v1beta1", "sandboxes", "Sandbox")
@@ -97,8 +108,8 @@ def controller(client: KubeClient, namespace: str) -> Callable[[], Awaitable[Non
 
 
 @pytest.fixture
-async def stage(settled: Kubernetes) -> AsyncIterator[Stage]:
-    async with operating(settled, controller) as stage_:
+async def stage(settled: Kubernetes, account: Path) -> AsyncIterator[Stage]:
+    async with operating(settled, controller, kubeconfig=account) as stage_:
         yield stage_
 
 
@@ -235,6 +246,25 @@ def test_the_definition_knows_every_field_of_a_built_member(settled: Kubernetes,
     )
     owner = pool_owner("sample", settled.namespace, "u1")
     accepts(settled, build_members(owner, spec, Images("1"))["default"])
+
+
+async def test_a_pool_says_that_sandboxes_are_forbidden_and_goes_on_once_they_are_not(
+    settled: Kubernetes, tmp_path: Path
+) -> None:
+    kubeconfig = operator_account(settled.server, "unprivileged", tmp_path / "kubeconfig")
+    async with operating(settled, controller, kubeconfig=kubeconfig) as stage:
+        await stage.apply(ENVIRONMENT_POOLS, pool(2))
+
+        async def told() -> bool:
+            return (await stage.condition(ENVIRONMENT_POOLS, "Degraded"))[1] == "BackendForbidden"
+
+        await stage.until(told, "the pool says what is forbidden")
+        assert "sandboxes" in (await stage.condition(ENVIRONMENT_POOLS, "Degraded"))[2]
+        assert await stage.all(SANDBOXES) == []
+        allow(settled.server, "unprivileged", Neighbour.AGENT_SANDBOX)
+        await stage.until(lambda: ready(stage, 2), "2 members are ready", seconds=60)
+        await stage.apply(ENVIRONMENT_POOLS, pool(0))
+        await stage.until(lambda: ready(stage, 0), "they can be deleted as well", seconds=60)
 
 
 async def test_a_pool_says_that_agent_sandbox_is_missing_and_goes_on_once_it_is_there(
