@@ -19,9 +19,7 @@ FLEET_CHARACTERS = 36
 """How much of the fleet's name is in a set's: a StatefulSet of more than 52 characters cannot make pods, since their
 `controller-revision-hash` label then exceeds 63, and the workers' StatefulSet has the set's name and `-0`."""
 WORKER_GRACE_SECONDS = 5
-"""A worker holds nothing of its own, and Ray's processes ignore SIGTERM where they are a container's first."""
-SHARED_MEMORY = {"name": "shm", "emptyDir": {"medium": "Memory"}}
-"""Ray and NCCL pass data through /dev/shm; a container's own is 64 MiB."""
+"""A worker holds nothing of its own, and its GPUs are wanted."""
 
 
 def group_of(owner: Owner, pod: Manifest, nodes: int) -> Manifest:
@@ -62,7 +60,7 @@ def _templates(owner: Owner, pod: Manifest, nodes: int) -> Manifest:
         # With a group made anew at every restart, a program that cannot start would take its message along, and
         # nothing would slow it down; restarted in place, every part finds the others again.
         "restartPolicy": "None",
-        "leaderTemplate": {"metadata": {"labels": labels, "annotations": annotations}, "spec": _leader(pod["spec"])},
+        "leaderTemplate": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod["spec"]},
         "workerTemplate": {
             "metadata": {"labels": {**labels, ROLE: Role.ENGINE_WORKER}, "annotations": annotations},
             "spec": _worker(pod["spec"]),
@@ -70,16 +68,9 @@ def _templates(owner: Owner, pod: Manifest, nodes: int) -> Manifest:
     }
 
 
-def _leader(spec: Manifest) -> Manifest:
-    leader = deepcopy(spec)
-    _share_memory(leader)
-    return leader
-
-
 def _worker(spec: Manifest) -> Manifest:
     """The same surroundings (image, GPUs, volumes, the user's template), with nothing to serve and no secret."""
     worker = deepcopy(spec)
-    _share_memory(worker)
     worker["terminationGracePeriodSeconds"] = WORKER_GRACE_SECONDS
     main = next(container for container in worker["containers"] if container["name"] == MAIN)
     for field in ("ports", "startupProbe", "readinessProbe", "livenessProbe", "args"):
@@ -87,12 +78,3 @@ def _worker(spec: Manifest) -> Manifest:
     main["command"] = ["python", "-m", "shoal_workers.engines.joining"]
     main["env"] = [variable for variable in main["env"] if not variable["name"].startswith("SHOAL_")]
     return worker
-
-
-def _share_memory(spec: Manifest) -> None:
-    """Add a /dev/shm of its own, unless the user's template has one."""
-    main = next(container for container in spec["containers"] if container["name"] == MAIN)
-    if any(mount["mountPath"] == "/dev/shm" for mount in main.get("volumeMounts") or ()):
-        return
-    spec["volumes"] = [*(spec.get("volumes") or ()), SHARED_MEMORY]
-    main["volumeMounts"] = [*(main.get("volumeMounts") or ()), {"name": "shm", "mountPath": "/dev/shm"}]
