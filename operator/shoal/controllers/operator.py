@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.api.labels import MANAGED_BY, MANAGER
+from shoal.api.v1alpha1 import EnvironmentPool, RLJob, RolloutFleet
 from shoal.builders.images import Images
 from shoal.controllers.context import Context
 from shoal.controllers.effects import Effects, ExpectedBy
@@ -20,7 +21,9 @@ from shoal.controllers.job import JobController
 from shoal.controllers.kuberay import RayDesk
 from shoal.controllers.peers import Peers
 from shoal.controllers.pool import PoolController
+from shoal.controllers.preflight import Kind, Preflight
 from shoal.controllers.queueing import QueueDesk
+from shoal.controllers.review import Places
 from shoal.controllers.status import StatusWriter
 from shoal.controllers.wiring import Wiring
 from shoal.controllers.world import World
@@ -109,10 +112,13 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
 def _elector(client: KubeClient, settings: OperatorSettings) -> LeaderElector | None:
     if not settings.leader_elect:
         return None
-    # Where the pod is, the chart allows Leases; not in the namespace that is watched.
-    namespace = os.environ.get("POD_NAMESPACE") or settings.namespace or "default"
     identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}"
-    return LeaderElector(client, namespace=namespace, identity=identity)
+    return LeaderElector(client, namespace=_lease_namespace(settings), identity=identity)
+
+
+def _lease_namespace(settings: OperatorSettings) -> str:
+    """Where the pod is, the chart allows Leases; not in the namespace that is watched."""
+    return os.environ.get("POD_NAMESPACE") or settings.namespace or "default"
 
 
 def _wire(
@@ -187,3 +193,38 @@ def _wire(
         visitor.on_complete(wiring.wake_all)
     context.scraper.on_change(wiring.wake)
     context.neighbours.on_change(wiring.wake_all)
+    _check(manager, client, context, settings, wiring)
+
+
+_OWN = frozenset({ENVIRONMENT_POOLS, ROLLOUT_FLEETS, RL_JOBS})
+_SHARED = frozenset({PODS, SERVICES, SECRETS})
+
+
+def _check(
+    manager: Manager, client: KubeClient, context: Context, settings: OperatorSettings, wiring: Wiring
+) -> None:
+    """Let each kind begin once its own caches are complete, and look for what stands in its way."""
+    world = context.world
+    kinds = (
+        Kind(ENVIRONMENT_POOLS, EnvironmentPool, world.pools, "pools", _SHARED | {ENVIRONMENT_POOLS}),
+        Kind(ROLLOUT_FLEETS, RolloutFleet, world.fleets, "fleets", _SHARED | {ROLLOUT_FLEETS}),
+        Kind(RL_JOBS, RLJob, world.jobs, "jobs", _SHARED | _OWN),
+    )
+    needs = {kind.controller: kind.needs for kind in kinds}
+    for controller in manager.controllers:
+        # Neighbours' caches, too, which never keep anybody waiting.
+        others = _OWN - needs[controller.name]
+        controller.needs = [each for each in manager.reflectors if each.resource not in others]
+    places = Places(settings.namespace or "", _lease_namespace(settings))
+    preflight = Preflight(
+        client,
+        manager,
+        kinds,
+        context.status,
+        context.neighbours,
+        places,
+        context.clock,
+        elects=settings.leader_elect,
+        wake=wiring.wake_all,
+    )
+    manager.add_background("preflight", preflight.run)

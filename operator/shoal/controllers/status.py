@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from shoal.engine.clock import Clock, SystemClock
 from shoal.kube.client import KubeClient
@@ -24,6 +24,18 @@ class _Written:
     at: float
 
 
+class Overlay(Protocol):
+    """Says in each status what a plan cannot know: that the operator itself is hindered."""
+
+    def without(self, status: Json) -> Json:
+        """The status as the plan left it."""
+        ...
+
+    def over(self, resource: Resource, body: Json, before: Json, status: Json) -> Json:
+        """The status to write instead; `before` is the one that is stored."""
+        ...
+
+
 class StatusWriter:
     """The only writer of status. A pass that runs before the cache shows the last write must not undo or repeat it."""
 
@@ -32,9 +44,14 @@ class StatusWriter:
         self._clock = clock or SystemClock()
         self._written: dict[str, _Written] = {}
         self._put_off: set[str] = set()
+        self.overlay: Overlay | None = None
 
     def current(self, body: Json) -> Json:
-        """The newest status known of this object: the cache's, or what was written after it."""
+        """The newest status known of this object: the cache's, or what was written after it; without the overlay."""
+        stored = self._stored(body)
+        return stored if self.overlay is None else self.overlay.without(stored)
+
+    def _stored(self, body: Json) -> Json:
         metadata = body["metadata"]
         written = self._written.get(metadata["uid"])
         if written is None:
@@ -49,7 +66,9 @@ class StatusWriter:
         Where only numbers differ and the last write was a moment ago, the write is put off: come again in `due_in`
         seconds with the status of then.
         """
-        before = self.current(body)
+        before = self._stored(body)
+        if self.overlay is not None:
+            status = self.overlay.over(resource, body, before, status)
         patch = _difference(before, status)
         metadata = body["metadata"]
         self._put_off.discard(metadata["uid"])

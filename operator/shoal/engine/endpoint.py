@@ -46,8 +46,9 @@ class Endpoint:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         # A standby is ready, too: it holds complete caches and waits for the lease.
-        state = {"synced": self._manager.synced, "leading": self._manager.leading}
-        return web.json_response(state, status=200 if self._manager.synced else 503)
+        manager, troubles = self._manager, self._manager.troubles
+        state = {"synced": manager.synced, "leading": manager.leading, "troubles": troubles}
+        return web.json_response(state, status=200 if manager.synced and not troubles else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._manager.metrics.render().encode(), headers={"Content-Type": METRICS_TYPE})

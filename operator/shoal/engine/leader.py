@@ -104,6 +104,7 @@ class LeaderElector:
         self._lease: Json | None = None
         self._seen_at = 0.0
         self._until = float("-inf")
+        self._complaint = ""
 
     @property
     def leading(self) -> bool:
@@ -161,12 +162,19 @@ class LeaderElector:
             self._look(None)
             return False
         except (ApiError, TimeoutError) as error:
-            log.warning("lease %s/%s: %s", self._namespace, self._name, error or "no answer in time")
+            self._complain(str(error) or "no answer in time")
             return False
+        self._complaint = ""
         if done:
             # From the start of the request: the server's clock for the others began no earlier than that.
             self._until = started + self._times.renew_deadline
         return done
+
+    def _complain(self, complaint: str) -> None:
+        # Once: a candidate that may not touch the lease tries every two seconds for as long as it lives.
+        level = logging.DEBUG if complaint == self._complaint else logging.WARNING
+        self._complaint = complaint
+        log.log(level, "lease %s/%s: %s", self._namespace, self._name, complaint)
 
     async def _try(self, now: float) -> bool:
         lease = self._lease

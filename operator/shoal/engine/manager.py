@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -61,6 +61,10 @@ class Controller:
     reconciler: Reconciler
     workers: int
     queue: WorkQueue[ObjectKey]
+    needs: Sequence[Reflector[Any]] | None = None
+    """The caches it reads, which must be complete before it begins; None for all."""
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared while the controller is held: its keys wait in the queue."""
     failing: dict[ObjectKey, str] = field(default_factory=dict)
     """The last error of each key whose last reconcile failed."""
 
@@ -81,7 +85,7 @@ class Manager:
         self.client = client
         self.metrics = metrics or Metrics()
         self.working = asyncio.Event()
-        """Set while this process reconciles: it leads, and every cache is complete."""
+        """Set while this process reconciles everything: it leads, and every cache is complete."""
         self._elector = elector
         self._clock = clock or SystemClock()
         self._reconcile_seconds = reconcile_seconds
@@ -90,6 +94,8 @@ class Manager:
         self._controllers: list[Controller] = []
         self._background: list[tuple[str, Callable[[], Awaitable[None]]]] = []
         self._stop = asyncio.Event()
+        self._troubles: list[Callable[[], list[str]]] = []
+        self._explained: list[Callable[[Exception], bool]] = []
         client.observe(self.metrics.observe_request)
         self.metrics.leading.read(lambda: float(self.leading))
 
@@ -103,9 +109,20 @@ class Manager:
         self.metrics.relists.read(lambda: reflector.stats.lists, name)
         return reflector
 
-    def add_controller(self, name: str, reconciler: Reconciler, *, workers: int = 4) -> Controller:
-        """Run `workers` workers of this reconciler; feed the queue of what is returned."""
-        controller = Controller(name, reconciler, workers, WorkQueue(clock=self._clock))
+    def add_controller(
+        self,
+        name: str,
+        reconciler: Reconciler,
+        *,
+        workers: int = 4,
+        needs: Sequence[Reflector[Any]] | None = None,
+    ) -> Controller:
+        """Run `workers` workers of this reconciler once the caches that it `needs` (None: all) are complete.
+
+        Feed the queue of what is returned.
+        """
+        controller = Controller(name, reconciler, workers, WorkQueue(clock=self._clock), needs)
+        controller.open.set()
         self._controllers.append(controller)
         self.metrics.queue_depth.read(lambda: len(controller.queue), name)
         self.metrics.queue_delayed.read(lambda: controller.queue.delayed, name)
@@ -115,7 +132,41 @@ class Manager:
         """Run something else for as long as the manager (an event recorder, a scraper), leader or not."""
         self._background.append((name, run))
 
+    def add_troubles(self, source: Callable[[], list[str]]) -> None:
+        """Have `source` asked what stands in the way of this process; while it names anything, it is not ready."""
+        self._troubles.append(source)
+
+    def explain(self, knows: Callable[[Exception], bool]) -> None:
+        """Have `knows` asked of each error of a reconcile; one that it has told of is not logged again."""
+        self._explained.append(knows)
+
+    def hold(self, names: Collection[str]) -> None:
+        """Let the controllers of these names rest, and no others: their keys wait until a later call leaves them out.
+
+        A pass that runs goes on to its end.
+        """
+        for controller in self._controllers:
+            if controller.name in names:
+                controller.open.clear()
+            else:
+                controller.open.set()
+
     # --- state
+
+    @property
+    def reflectors(self) -> Sequence[Reflector[Any]]:
+        """Every reflector registered."""
+        return tuple(self._reflectors)
+
+    @property
+    def controllers(self) -> Sequence[Controller]:
+        """Every controller registered."""
+        return tuple(self._controllers)
+
+    @property
+    def troubles(self) -> list[str]:
+        """What stands in the way of this process, in words."""
+        return [trouble for source in self._troubles for trouble in source()]
 
     @property
     def leading(self) -> bool:
@@ -189,13 +240,14 @@ class Manager:
 
     async def _work(self) -> None:
         try:
-            await asyncio.gather(*(self._catch_up(reflector) for reflector in self._reflectors))
-            self.working.set()
-            log.info("reconciling %s", ", ".join(controller.name for controller in self._controllers))
             async with asyncio.TaskGroup() as group:
+                caught_up = {
+                    id(reflector): group.create_task(self._catch_up(reflector), name=f"first {reflector.resource}")
+                    for reflector in self._reflectors
+                }
+                waiting = {controller.name for controller in self._controllers}
                 for controller in self._controllers:
-                    for number in range(controller.workers):
-                        group.create_task(self._worker(controller), name=f"{controller.name} {number}")
+                    group.create_task(self._start(controller, caught_up, group, waiting))
             # The workers have gone home because the queues were closed; the lease is held until `stop` is through.
             await asyncio.Event().wait()
         finally:
@@ -207,18 +259,38 @@ class Manager:
             await reflector.refresh()
         await reflector.synced.wait()
 
+    async def _start(
+        self,
+        controller: Controller,
+        caught_up: dict[int, asyncio.Task[None]],
+        group: asyncio.TaskGroup,
+        waiting: set[str],
+    ) -> None:
+        """Begin as soon as the caches that this controller reads are complete: others may never be."""
+        needs = self._reflectors if controller.needs is None else controller.needs
+        if needs:
+            await asyncio.wait([caught_up[id(reflector)] for reflector in needs])
+        log.info("reconciling %s", controller.name)
+        waiting.discard(controller.name)
+        if not waiting:
+            self.working.set()
+        for number in range(controller.workers):
+            group.create_task(self._worker(controller), name=f"{controller.name} {number}")
+
     async def _worker(self, controller: Controller) -> None:
         while True:
+            await controller.open.wait()
             try:
                 key = await controller.queue.get()
             except QueueClosedError:
                 return
             rest = 0.0
             try:
-                if self.leading:
+                if self.leading and controller.open.is_set():
                     rest = await self._reconcile(controller, key)
                 else:
-                    # The renewal is overdue, and the elector is about to say so: do nothing, forget nothing.
+                    # The renewal is overdue, and the elector is about to say so; or the controller was held a moment
+                    # ago: do nothing, forget nothing.
                     controller.queue.add_after(key, NOT_LEADING_SECONDS)
             finally:
                 controller.queue.done(key, rest)
@@ -252,7 +324,8 @@ class Manager:
         known = controller.failing.get(key)
         controller.failing[key] = text
         # Once per key and error: a failure that repeats every minute would bury everything else.
-        level = logging.DEBUG if known == text else logging.WARNING
+        explained = any(knows(error) for knows in self._explained)
+        level = logging.DEBUG if explained or known == text else logging.WARNING
         # What the API server refuses needs no stack to be understood; anything else is a bug.
         trace = None if isinstance(error, ApiError | TimeoutError) else error
         log.log(level, "%s %s: %s (again in %.3g s)", controller.name, key, text, seconds, exc_info=trace)

@@ -21,7 +21,7 @@ from shoal.engine.clock import Clock, SystemClock
 from shoal.engine.keys import ObjectKey, key_of
 from shoal.engine.store import Change, Entry, Store
 from shoal.kube.client import PAGE, KubeClient, Page
-from shoal.kube.errors import ApiError, GoneError
+from shoal.kube.errors import ApiError, ForbiddenError, GoneError, NotFoundError
 from shoal.kube.resources import Json, Resource
 from shoal.kube.watch import EventType, WatchEvent
 
@@ -82,6 +82,7 @@ class Reflector(Generic[T]):
         self._version: str | None = None
         self._failed_resumes = 0
         self._last_complaint = ""
+        self._refusals: list[Callable[[ApiError], None]] = []
         self._interrupt: asyncio.Timeout | None = None
         self._goal = self._reached = 0
         self._listed = asyncio.Condition()
@@ -93,6 +94,19 @@ class Reflector(Generic[T]):
     def on_key(self, handler: Callable[[ObjectKey], None]) -> None:
         """Have `handler` called with the key of each changed object; usually `queue.add`."""
         self._observers.append(lambda change: handler(change.key))
+
+    def on_refusal(self, handler: Callable[[ApiError], None]) -> None:
+        """Have `handler` called when the server says that the resource is not there (404) or not for us (403).
+
+        Telling of it is then the handler's affair.
+        """
+        self._refusals.append(handler)
+
+    def hurry(self) -> None:
+        """Try again now instead of after the back-off: what stood in the way is known to be gone."""
+        self._backoff.reset()
+        if self._interrupt is not None:
+            self._interrupt.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> None:
         """Mirror until cancelled. Errors of the server never end it: they are logged once and retried with back-off."""
@@ -112,8 +126,7 @@ class Reflector(Generic[T]):
         """
         self._goal += 1
         goal = self._goal
-        if self._interrupt is not None:
-            self._interrupt.reschedule(asyncio.get_running_loop().time())
+        self.hurry()
         async with self._listed:
             await self._listed.wait_for(lambda: self._reached >= goal)
 
@@ -225,8 +238,11 @@ class Reflector(Generic[T]):
 
     def _complain(self, error: ApiError) -> None:
         complaint = f"{type(error).__name__} {error.status}"
-        level = logging.DEBUG if complaint == self._last_complaint else logging.WARNING
+        told = bool(self._refusals) and isinstance(error, NotFoundError | ForbiddenError)
+        level = logging.DEBUG if told or complaint == self._last_complaint else logging.WARNING
         self._last_complaint = complaint
+        for handler in self._refusals if told else ():
+            handler(error)
         log.log(level, "cannot follow %s, retrying: %s", self.resource, error)
 
     def _recovered(self) -> None:

@@ -1,0 +1,92 @@
+"""What hinders the operator itself, and how it is told of on the objects that suffer from it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.api.base import Condition
+from shoal.kube.resources import Resource
+from shoal.planner import conditions
+from shoal.planner.conditions import Verdict
+
+Json = dict[str, Any]
+
+DEFINITION_MISSING = "DefinitionMissing"
+DEFINITION_OUTDATED = "DefinitionOutdated"
+PERMISSION_MISSING = "PermissionMissing"
+REFUSED = "Refused"
+REASONS = frozenset({DEFINITION_MISSING, DEFINITION_OUTDATED, PERMISSION_MISSING, REFUSED})
+ENDED = frozenset({"Complete", "Failed"})
+"""Conditions of a job that nothing can hinder any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that the cluster does not give the operator.
+
+    Args:
+        reason: CamelCase word of the Degraded condition.
+        message: what is missing and how to mend it.
+        kinds: plurals of the kinds that it hinders.
+        holds: of these, the kinds that nothing can be done for until it is mended.
+    """
+
+    reason: str
+    message: str
+    kinds: frozenset[str]
+    holds: frozenset[str] = frozenset()
+
+
+class TroubleOverlay:
+    """Puts `Degraded` with the trouble's reason over what a plan says.
+
+    A plan that has a trouble of its own is left alone, unless nothing plans for this kind any more.
+    """
+
+    def __init__(self, wall: Any) -> None:
+        self.troubles: tuple[Trouble, ...] = ()
+        self._wall = wall
+
+    def without(self, status: Json) -> Json:
+        """The status as the plan left it: it must not see, and end, a condition that is not its own."""
+        stored = status.get("conditions")
+        if not any(_ours(each) for each in stored or ()):
+            return status
+        return {**status, "conditions": [each for each in stored or () if not _ours(each)]}
+
+    def over(self, resource: Resource, body: Json, before: Json, status: Json) -> Json:
+        """The status with the first trouble that hinders this kind."""
+        trouble = self._worst(resource.plural)
+        planned = _read(status)
+        if trouble is None or any(_ended(each) for each in planned):
+            return status
+        if conditions.is_true(planned, "Degraded") and resource.plural not in trouble.holds:
+            return status
+        # The transition time is that of the stored condition, which the plan did not see.
+        old = [each for each in planned if each.type != "Degraded"]
+        old += [each for each in _read(before) if each.type == "Degraded"]
+        verdict = Verdict("Degraded", True, trouble.reason, trouble.message)
+        generation = body["metadata"].get("generation", 0)
+        merged = conditions.merge(old, [verdict], generation, self._wall().timestamp())
+        return {**status, "conditions": [each.to_json() for each in merged]}
+
+    def _worst(self, plural: str) -> Trouble | None:
+        hindering = [each for each in self.troubles if plural in each.kinds]
+        return min(hindering, key=lambda each: plural not in each.holds, default=None)
+
+
+def _read(status: Json) -> list[Condition]:
+    return [Condition.model_validate(each) for each in status.get("conditions") or ()]
+
+
+def _ours(condition: Json) -> bool:
+    return condition.get("type") == "Degraded" and condition.get("reason") in REASONS
+
+
+def _ended(condition: Condition) -> bool:
+    return condition.type in ENDED and condition.status == "True"
+
+
+def held(troubles: Iterable[Trouble]) -> frozenset[str]:
+    """The kinds that nothing can be done for."""
+    return frozenset().union(*(trouble.holds for trouble in troubles))
