@@ -15,6 +15,7 @@ from shoal.kube.kubeconfig import kubeconfig_source
 from shoal.kube.resources import (
     CORE_EVENTS,
     ENVIRONMENT_POOLS,
+    NAMESPACES,
     PODS,
     RL_JOBS,
     ROLLOUT_FLEETS,
@@ -192,6 +193,33 @@ async def test_a_crash_becomes_a_condition_with_its_message_and_an_event(bench: 
         return any(event["type"] == "Warning" and "FrozenTake" in event["message"] for event in events)
 
     await bench.until(warned, "a Warning event tells of it")
+
+
+async def test_what_the_api_server_refuses_becomes_a_condition_and_is_asked_again(bench: Bench) -> None:
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": bench.namespace}}
+    policy = "pod-security.kubernetes.io/enforce"
+    namespace["metadata"] = {"name": bench.namespace, "labels": {policy: "restricted"}}
+    await bench.client.apply(NAMESPACES, namespace)
+    greedy = {"spec": {"containers": [{"name": "main", "securityContext": {"allowPrivilegeEscalation": True}}]}}
+    await bench.apply(ENVIRONMENT_POOLS, pinned(1, template=greedy))
+
+    async def told() -> bool:
+        condition = await bench.condition(ENVIRONMENT_POOLS, "Degraded")
+        return condition.get("reason") == "CreateRefused" and "PodSecurity" in condition["message"]
+
+    await bench.until(told, "the pool is Degraded with the API server's words")
+    assert await bench.pods("environment") == []
+    version = (await bench.client.get(ENVIRONMENT_POOLS, "sample", bench.namespace))["metadata"]["resourceVersion"]
+    await asyncio.sleep(1)
+    body = await bench.client.get(ENVIRONMENT_POOLS, "sample", bench.namespace)
+    assert body["metadata"]["resourceVersion"] == version, "each refusal writes the status again"
+    await bench.apply(ENVIRONMENT_POOLS, pinned(1))
+    await bench.until(lambda: _count(bench, "environment", 1), "a member that the policy allows")
+
+    async def mended() -> bool:
+        return (await bench.condition(ENVIRONMENT_POOLS, "Degraded"))["status"] == "False"
+
+    await bench.until(mended, "the pool is well")
 
 
 async def test_a_fleet_has_a_gateway_and_its_engines(bench: Bench) -> None:

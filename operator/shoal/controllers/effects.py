@@ -107,7 +107,8 @@ class Effects:
                 pending = expectations.pending((owner.uid, role), self._clock.now())
                 creations[role] = creations.get(role, 0) + len(pending.creations)
                 deletions |= pending.deletions
-        return Expected(creations, frozenset(deletions))
+        refused = next((self._refusals[key] for role in roles if (key := (owner.uid, role)) in self._refusals), "")
+        return Expected(creations, frozenset(deletions), refused)
 
     async def perform(self, subject: Subject, actions: Iterable[Action]) -> None:
         """Do everything: shared children first and in order, pods side by side; raises the first error at the end."""
@@ -217,9 +218,15 @@ class Effects:
             expectations.creation_failed(key, error)
             if isinstance(error, AlreadyExistsError):
                 return  # an older pod of this name is still there; its deletion wakes this key again
-            text = f"{kind.lower()} of role {role}: {error}"
+            # Without the name, which is another one at each try: a text that changes is a status that is written, and a
+            # status that is written wakes the key, which would try again at once.
+            words = str(error).replace(key.name, manifest["metadata"].get("generateName", key.name))
+            text = f"{kind.lower()} of role {role}: {words}"
+            if _refuses(error):
+                self._refusals[(owner.uid, role)] = text
             await self._recorder.record(_reference(owner), "Warning", "CreateFailed", text)
             raise
+        self._refusals.pop((owner.uid, role), None)
 
     async def _delete_pod(self, owner: Owner, role: str, target: Holder, uid: str, reason: str) -> None:
         resource, expectations = self._made_of(target.kind)

@@ -231,7 +231,7 @@ def _verdicts(
     moving |= status.replicas != status.desired_replicas
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
-    degraded = health.degraded(observed.pods, blocked=blocked)
+    degraded = health.degraded(observed.pods, blocked=blocked, refused=observed.expected.refused)
     if not degraded.status and observed.gateway.value is not None and observed.gateway.value.update_error:
         degraded = Verdict("Degraded", True, "WeightUpdateFailed", observed.gateway.value.update_error)
     return [available, progressing, degraded]

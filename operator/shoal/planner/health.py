@@ -18,16 +18,21 @@ _REASONS = {
 }
 
 
-def degraded(pods: Iterable[PodView], *, healthy: str = "AllHealthy", blocked: Blocked | None = None) -> Verdict:
+def degraded(
+    pods: Iterable[PodView], *, healthy: str = "AllHealthy", blocked: Blocked | None = None, refused: str = ""
+) -> Verdict:
     """The Degraded condition: the first trouble found, with the pod's name and the message it left.
 
     Args:
         pods: the pods of a resource.
         healthy: the reason where there is no trouble.
         blocked: what keeps pods from being made at all; it is told first.
+        refused: why the API server would not have a pod; it is asked again, more and more slowly.
     """
     if blocked is not None:
         return Verdict("Degraded", True, blocked.reason, blocked.message)
+    if refused:
+        return Verdict("Degraded", True, "CreateRefused", refused)
     for pod in sorted(pods, key=lambda pod: (pod.role, pod.name)):
         if pod.deleting:
             continue

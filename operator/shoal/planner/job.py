@@ -329,7 +329,7 @@ def _dependency_ready(type_: str, dependency: DependencyView) -> Verdict:
 def _degraded(observed: JobObserved, end: list[Verdict]) -> Verdict:
     if end:
         return Verdict("Degraded", False, "Ended")
-    own = health.degraded(observed.pods)
+    own = health.degraded(observed.pods, refused=observed.expected.refused)
     if own.status:
         return own
     for dependency in (observed.fleet, *observed.environments):

@@ -103,10 +103,14 @@ def _trouble(containers: list[dict[str, Any]], status: dict[str, Any]) -> Troubl
 
 @dataclass(frozen=True)
 class Expected:
-    """Effects of this process that its cache does not show yet."""
+    """Effects of this process that its cache does not show yet.
+
+    `refused` says why the API server would not have a pod when it was last asked: a quota, an admission policy.
+    """
 
     creations: dict[str, int] = field(default_factory=dict)
     deletions: frozenset[str] = frozenset()
+    refused: str = ""
 
     def creating(self, role: str) -> int:
         """Pods of this role that were asked for and not seen yet."""

@@ -335,7 +335,7 @@ def _verdicts(
     moving |= status.ready_replicas != status.replicas
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
-    return [available, progressing, health.degraded(observed.pods, blocked=blocked)]
+    return [available, progressing, health.degraded(observed.pods, blocked=blocked, refused=observed.expected.refused)]
 
 
 def _soonest(*waits: float | None) -> float | None:
