@@ -6,7 +6,9 @@ The pool is filled by the operator on a real control plane with fake nodes; a st
 member every two seconds. `held` is the operator's resident memory after a minute with all of them (`peak`: the largest
 ever). Then, for each run, the operator is killed (kill -9), one member is deleted while it is away, and it is started
 again: `first_decision` is the time from the start of the process to the moment at which an independent watch sees the
-replacement, and exactly one pod must be created (`created`). It takes interpreter, log-in, complete caches and a plan.
+replacement, and exactly one pod must be created (`created`). It takes interpreter, log-in, complete caches (`caches`:
+the moment by the operator's own log) and a plan. Beside it, `listing` is the time in which a bare client that runs
+already reads the same pods from the same server just before, and `load` the machine's load.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import tempfile
 import time
 from contextlib import AsyncExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +52,38 @@ async def held(cluster: ScaleCluster, client: KubeClient, home: str, watch: PodW
 
 async def restarted(cluster: ScaleCluster, client: KubeClient, home: str, watch: PodWatch) -> dict[str, Any]:
     """Delete one member while no operator runs, start it, and wait for the replacement."""
+    log = cluster.server.folder / "operator.log"
+    listing = await _listing(client, home)
     victim = min(watch.live)
     await client.delete(PODS, victim, home, grace_seconds=0)
     await watch.until(lambda seen: victim not in seen.live, "the deletion")
     before = len(watch.born)
-    started = time.perf_counter()
-    process = await start_operator(cluster.operator_kubeconfig, cluster.server.folder / "operator.log")
+    started, wall = time.perf_counter(), time.time()
+    process = await start_operator(cluster.operator_kubeconfig, log)
     try:
         await watch.until(lambda seen: len(seen.born) > before, "the first decision")
         seconds = time.perf_counter() - started
         await asyncio.sleep(AFTER_SECONDS)
-        return {"first_decision": round(seconds, 2), "created": len(watch.born) - before, **memory(process.pid)}
+        return {
+            "first_decision": round(seconds, 2), "caches": round(_caches_at(log) - wall, 2), "listing": listing,
+            "load": round(os.getloadavg()[0], 1), "created": len(watch.born) - before, **memory(process.pid),
+        }  # fmt: skip
     finally:
         await kill(process)
+
+
+async def _listing(client: KubeClient, home: str) -> float:
+    """Seconds to read all pods, page by page."""
+    started = time.perf_counter()
+    async for _ in client.pages(PODS, home, labels=MEMBERS):
+        pass
+    return round(time.perf_counter() - started, 2)
+
+
+def _caches_at(log: Path) -> float:
+    """Seconds since the epoch at which the operator last said that it begins to work."""
+    line = [line for line in log.read_text().splitlines() if "reconciling" in line][-1]
+    return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
 
 
 async def measure(cluster: ScaleCluster, members: int, runs: int) -> dict[str, Any]:
