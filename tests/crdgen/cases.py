@@ -96,17 +96,20 @@ NODES = [
     Case("RolloutFleet", "spec.workerGroups", [{"name": "a", "nodes": 0}], "spec.workerGroups[0].nodes"),
     Case("RolloutFleet", "spec.engine", {"type": "Reference"}),
 ]
-SEVERAL_NODES = Case(
-    "RolloutFleet",
-    "spec",
-    {
-        "model": {"source": "file:/models/tiny"},
-        "engine": {"type": "Reference"},
-        "workerGroups": [{"name": "a", "nodes": 2}],
-    },
-    "nodes above 1 needs engine type VLLM",
-)
-CASES = [*NODES, SEVERAL_NODES, *PROTOCOLS, *SCALES, *CHOICES, *NAMES, *FIELDS]
+SEVERAL_NODES = [
+    Case(
+        "RolloutFleet",
+        "spec",
+        {
+            "model": {"source": "file:/models/tiny"},
+            "engine": {"type": engine},
+            "workerGroups": [{"name": "a", "nodes": 2}],
+        },
+        refusal,
+    )
+    for engine, refusal in (("VLLM", ""), ("Reference", "nodes above 1 needs engine type VLLM"))
+]
+CASES = [*NODES, *SEVERAL_NODES, *PROTOCOLS, *SCALES, *CHOICES, *NAMES, *FIELDS]
 
 
 @dataclass(frozen=True)
