@@ -86,8 +86,8 @@ class Watched:
         found = (body.get("status") or {}).get("conditions") or []
         return next((each for each in found if each["type"] == "Degraded"), {})
 
-    async def pods(self) -> int:
-        return len((await self.client.list(PODS, self.namespace)).items)
+    async def members(self) -> int:
+        return len((await self.client.list(PODS, self.namespace, labels="rl.shoal.dev/role=environment")).items)
 
     async def until(self, what: str, true: Callable[[], Any]) -> None:
         deadline = asyncio.get_running_loop().time() + SECONDS
@@ -124,9 +124,9 @@ class Watched:
 
     async def until_filled(self) -> None:
         async def filled() -> bool:
-            return await self.pods() == 2  # a broker and a member
+            return await self.members() == 1
 
-        await self.until("the pool has its pods", filled)
+        await self.until("the pool has its member", filled)
 
 
 @asynccontextmanager
@@ -215,7 +215,7 @@ async def test_a_missing_permission_to_act_is_told_on_the_object(
         name = f"system:serviceaccount:{cluster.namespace}:operator"
         await watched.until_degraded(ENVIRONMENT_POOLS, "PermissionMissing", name, "create pods", cluster.namespace)
         await watched.until_hindered("create pods")
-        assert await watched.pods() == 0
+        assert await watched.members() == 0
         grant(cluster)
         await watched.until_filled()
         await watched.until_fine(ENVIRONMENT_POOLS)
@@ -231,7 +231,7 @@ async def test_a_missing_permission_to_look_holds_what_would_act_blindly(
     async with operating(cluster, kubeconfig) as watched:
         await watched.client.apply(ENVIRONMENT_POOLS, POOL, cluster.namespace)
         await watched.until_degraded(ENVIRONMENT_POOLS, "PermissionMissing", "list secrets")
-        assert await watched.pods() == 0
+        assert await watched.members() == 0
         assert len(complaints(caplog)) == 1
         grant(cluster)
         await watched.until_filled()

@@ -15,6 +15,7 @@ DEFINITION_MISSING = "DefinitionMissing"
 DEFINITION_OUTDATED = "DefinitionOutdated"
 PERMISSION_MISSING = "PermissionMissing"
 REFUSED = "Refused"
+CREATE_REFUSED = "CreateRefused"
 REASONS = frozenset({DEFINITION_MISSING, DEFINITION_OUTDATED, PERMISSION_MISSING, REFUSED})
 ENDED = frozenset({"Complete", "Failed"})
 """Conditions of a job that nothing can hinder any more."""
@@ -60,7 +61,7 @@ class TroubleOverlay:
         planned = _read(status)
         if trouble is None or any(_ended(each) for each in planned):
             return status
-        if conditions.is_true(planned, "Degraded") and resource.plural not in trouble.holds:
+        if any(_graver(each) for each in planned) and resource.plural not in trouble.holds:
             return status
         # The transition time is that of the stored condition, which the plan did not see.
         old = [each for each in planned if each.type != "Degraded"]
@@ -81,6 +82,11 @@ def _read(status: Json) -> list[Condition]:
 
 def _ours(condition: Json) -> bool:
     return condition.get("type") == "Degraded" and condition.get("reason") in REASONS
+
+
+def _graver(condition: Condition) -> bool:
+    """A trouble of the plan's own; that creations are refused is what a missing permission brings about."""
+    return condition.type == "Degraded" and condition.status == "True" and condition.reason != CREATE_REFUSED
 
 
 def _ended(condition: Condition) -> bool:
