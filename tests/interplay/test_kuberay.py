@@ -131,6 +131,9 @@ async def test_a_named_cluster_is_waited_for_and_joined(cluster: Kubernetes, mon
         assert "RayCluster team does not exist" in await waits_for(stage, "TrainerReady", "RayClusterMissing")
         assert await stage.pods(Role.TRAINER) == []
         assert len(await stage.pods(Role.DATA)) == 1, "everything else is ready when the cluster comes"
+        encrypted = {**RAY, "tlsOptions": {"enabled": True}}
+        await stage.apply(RAY_CLUSTERS, {"metadata": {"name": "team"}, "spec": encrypted})
+        assert "tlsOptions.enabled" in await waits_for(stage, "TrainerReady", "RayClusterUnsupported")
         await stage.apply(RAY_CLUSTERS, {"metadata": {"name": "team"}, "spec": RAY})
         address = f'"ray_address":"ray://team-head-svc.{stage.namespace}.svc:10001"'
         assert address in await trainer_config(stage)
@@ -152,8 +155,12 @@ async def _none(stage: Stage, role: str) -> bool:
 async def test_an_owned_cluster_lives_and_rests_with_its_job(cluster: Kubernetes) -> None:
     install(cluster.server, "kuberay")
     async with operating(cluster, fake_kuberay) as stage, data_manager(stage):
-        await begin(stage, owned())
+        await begin(stage, owned({**RAY, "authOptions": {"mode": "token"}}))
         assert "ray://sample-ray-head-svc." in await trainer_config(stage)
+        environment = (await stage.pods(Role.TRAINER))[0]["spec"]["containers"][0]["env"]
+        assert {"name": "RAY_AUTH_MODE", "value": "token"} in environment
+        reference = {"secretKeyRef": {"name": "sample-ray", "key": "auth_token"}}
+        assert {"name": "RAY_AUTH_TOKEN", "valueFrom": reference} in environment
         made = (await stage.all(RAY_CLUSTERS))[0]
         assert made["metadata"]["ownerReferences"][0]["kind"] == "RLJob"
         head = made["spec"]["headGroupSpec"]["template"]

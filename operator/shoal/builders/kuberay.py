@@ -5,12 +5,14 @@ from copy import deepcopy
 from typing import Any
 
 from shoal.api.labels import MANAGED_BY, MANAGER, Role
+from shoal.api.v1alpha1.common import PodTemplate
 from shoal.api.v1alpha1.jobqueue import PodSetAdmission
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.builders.children import build_resource
 from shoal.builders.images import Images
 from shoal.builders.merge import strategic_merge
 from shoal.builders.owner import Owner
+from shoal.builders.pods import MAIN
 from shoal.builders.storage import model_volume, shared_volume
 
 Manifest = dict[str, Any]
@@ -67,6 +69,16 @@ def _pod(pod: Manifest, spec: RLJobSpec, images: Images) -> Manifest:
     ray = strategic_merge(base, containers[0])
     built: Manifest = strategic_merge({"volumes": [*shared, *models]}, {**pod, "containers": [ray, *containers[1:]]})
     return built
+
+
+def with_token(template: PodTemplate, secret: str) -> PodTemplate:
+    """The trainer's template with the variables by which Ray shows a token, as KubeRay gives them to its own pods."""
+    if not secret:
+        return template
+    token = {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": secret, "key": "auth_token"}}}
+    environment = [{"name": "RAY_AUTH_MODE", "value": "token"}, token]
+    spec = strategic_merge(template.spec, {"containers": [{"name": MAIN, "env": environment}]})
+    return template.model_copy(update={"spec": spec})
 
 
 def placed_cluster(cluster: Manifest, given: Mapping[str, PodSetAdmission]) -> Manifest:

@@ -18,6 +18,7 @@ from shoal.api.v1alpha1.jobstatus import (
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.builders import job, kuberay, kueue
 from shoal.builders.children import build_service, build_token_secret
+from shoal.builders.network import job_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
@@ -30,6 +31,7 @@ from shoal.kube.resources import RL_JOBS
 from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReading, ended, plan_job
 from shoal.planner.observed import PodView, Reading
 from shoal.planner.queueing import QueueDecision, plan_queue
+from shoal.planner.ray import NO_CLUSTER, RayView
 
 Json = dict[str, Any]
 
@@ -69,7 +71,7 @@ class JobController:
         queue = await self._queue(owner, body, spec)
         spec = kueue.placed(spec, queue.admission)
         observed = self._observe(owner, body, pods, spec, queue)
-        plan = plan_job(spec, build(owner, spec, context, token, observed.ray.address), observed, context.now)
+        plan = plan_job(spec, build(owner, spec, context, token, observed.ray), observed, context.now)
         await context.status.write(RL_JOBS, body, plan.status)
         await context.effects.perform(subject, plan.actions)
         soon = RETRY_SECONDS if queue.retry else plan.requeue_after
@@ -118,19 +120,26 @@ class JobController:
         return Reading(read_data(seen.value), seen.age(self._context.clock.now()), seen.error)
 
 
-def build(owner: Owner, spec: RLJobSpec, context: Context, token: str, ray_address: str = "") -> JobDesired:
-    """Every object of a job; `ray_address` is that of its RayCluster, if it has one."""
-    own = [build_token_secret(owner, token or secrets.token_urlsafe(32)), build_service(owner, Role.DATA)]
+def build(owner: Owner, spec: RLJobSpec, context: Context, token: str, ray: RayView = NO_CLUSTER) -> JobDesired:
+    """Every object of a job; `ray` is its RayCluster, if it has one."""
+    ray_settings = spec.trainer.ray.model_dump(exclude_none=True)
+    own = [
+        build_token_secret(owner, token or secrets.token_urlsafe(32)),
+        build_service(owner, Role.DATA),
+        *job_policies(owner, context.network, foreign_ray=bool(ray_settings)),
+    ]
 
     def children(*, resting: bool) -> list[Json]:
         owned = job.build_owned(owner, spec, resting=resting)
         return [*own, *owned, *kuberay.build_ray_cluster(owner, spec, context.images, resting=resting)]
 
+    template = kuberay.with_token(spec.trainer.template, ray.token_secret)
+    trains = spec.model_copy(update={"trainer": spec.trainer.model_copy(update={"template": template})})
     return JobDesired(
         children=children(resting=False),
         resting=children(resting=True),
         data=job.build_data(owner, spec, context.images),
-        trainer=job.build_trainer(owner, spec, context.images, ray_address),
+        trainer=job.build_trainer(owner, trains, context.images, ray.address),
         agent=job.build_agent(owner, spec, context.images),
         agents=spec.agents.replicas,
     )

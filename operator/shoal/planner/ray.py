@@ -19,6 +19,8 @@ class RayClusterView:
         ready: whether the head serves.
         pods: whether it has, or is about to have, pods.
         reason: KubeRay's own words where it is in trouble.
+        token_secret: the Secret with the token that drivers need, "" where they need none.
+        unsupported: what the cluster asks of drivers that Shoal's cannot do, "" for nothing.
     """
 
     name: str
@@ -31,6 +33,8 @@ class RayClusterView:
     ready: bool = False
     pods: bool = False
     reason: str = ""
+    token_secret: str = ""
+    unsupported: str = ""
 
 
 def view_ray_cluster(body: dict[str, Any]) -> RayClusterView:
@@ -42,6 +46,7 @@ def view_ray_cluster(body: dict[str, Any]) -> RayClusterView:
     def true(type_: str) -> bool:
         return bool(conditions.get(type_, {}).get("status") == "True")
 
+    spec = body.get("spec") or {}
     failure = conditions.get("ReplicaFailure", {})
     at_rest = state == "suspended" or true("RayClusterSuspended")
     return RayClusterView(
@@ -49,13 +54,28 @@ def view_ray_cluster(body: dict[str, Any]) -> RayClusterView:
         uid=metadata["uid"],
         spec_hash=(metadata.get("annotations") or {}).get(SPEC_HASH, ""),
         deleting="deletionTimestamp" in metadata,
-        suspended=bool((body.get("spec") or {}).get("suspend")),
+        suspended=bool(spec.get("suspend")),
         head=(status.get("head") or {}).get("serviceName", ""),
         port=(status.get("endpoints") or {}).get("client", CLIENT_PORT),
         ready=true("HeadPodReady") or state == "ready",
         pods=bool(status) and not at_rest,
         reason=failure.get("message", "") if failure.get("status") == "True" else status.get("reason", ""),
+        token_secret=_token_secret(metadata["name"], spec.get("authOptions") or {}),
+        unsupported=_unsupported(spec),
     )
+
+
+def _token_secret(name: str, options: dict[str, Any]) -> str:
+    """By KubeRay's rule: a Secret of the cluster's name, unless one is named."""
+    return (options.get("secretName") or name) if options.get("mode") == "token" else ""
+
+
+def _unsupported(spec: dict[str, Any]) -> str:
+    if (spec.get("authOptions") or {}).get("enableK8sTokenAuth"):
+        return "authOptions.enableK8sTokenAuth needs a service-account token, which a trainer's pod does not have"
+    if (spec.get("tlsOptions") or {}).get("enabled"):
+        return "tlsOptions.enabled needs a client certificate, which a trainer's pod does not have"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,7 @@ class RayView:
         address: where the trainer's driver connects, "" while that is not known: no trainer then.
         ready: whether the head serves; a trainer that is there is not taken away for a moment of unreadiness.
         reason, message: why there is no trainer yet.
+        token_secret: the Secret with the token that the driver shows, "" for none.
         known: whether anything is known; a trainer that runs is left as it is while nothing is.
     """
 
@@ -75,6 +96,7 @@ class RayView:
     ready: bool = True
     reason: str = ""
     message: str = ""
+    token_secret: str = ""
     known: bool = True
 
     def allows(self, *, running: bool) -> bool:
@@ -93,11 +115,14 @@ def see_cluster(name: str, namespace: str, cluster: RayClusterView | None) -> Ra
         return RayView(True, "", False, "RayClusterMissing", f"RayCluster {name} does not exist")
     if cluster.suspended:
         return RayView(True, "", False, "RayClusterSuspended", f"RayCluster {name} is suspended")
+    if cluster.unsupported:
+        return RayView(True, "", False, "RayClusterUnsupported", f"RayCluster {name}: {cluster.unsupported}")
     if not cluster.head:
         message = cluster.reason or "KubeRay has not made its head Service yet"
         return RayView(True, "", False, "RayClusterNotReady", f"RayCluster {name}: {message}")
     address = f"ray://{cluster.head}.{namespace}.svc:{cluster.port}"
     if not cluster.ready:
         message = cluster.reason or "its head is not ready"
-        return RayView(True, address, False, "RayClusterNotReady", f"RayCluster {name}: {message}")
-    return RayView(True, address)
+        told = f"RayCluster {name}: {message}"
+        return RayView(True, address, False, "RayClusterNotReady", told, token_secret=cluster.token_secret)
+    return RayView(True, address, token_secret=cluster.token_secret)
