@@ -119,14 +119,18 @@ class Cluster:
 
     def show(self) -> None:
         """Let the caches show everything that was created, its pods Ready."""
-        stores = {"Pod": self.world.pods, "Service": self.world.services, "Secret": self.world.secrets}
+        stores = {
+            "Pod": self.world.pods,
+            "Service": self.world.services,
+            "Secret": self.world.secrets,
+            "NetworkPolicy": self.world.policies,
+        }
         for number, body in enumerate(self.server.created):
             metadata = {"uid": f"u{number}", "resourceVersion": "5", "creationTimestamp": START.isoformat()}
             status = {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
             whole = {**body, "metadata": {**body["metadata"], **metadata}, "status": status}
-            store: Any = stores.get(body["kind"])
-            if store is not None:
-                store.put(store.read(whole))
+            store: Any = stores[body["kind"]]
+            store.put(store.read(whole))
         pods = [body["metadata"] for body in self.server.created if body["kind"] == "Pod"]
         self.scraper.members = [pod["name"] for pod in pods if pod["labels"][ROLE] == Role.ENVIRONMENT]
 

@@ -10,7 +10,16 @@ from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentP
 from shoal.planner.actions import Apply, CreateOnce, CreatePod, DeletePod, Event, Plan, RetireMember
 from shoal.planner.holders import Blocked
 from shoal.planner.observed import Expected, Holder, PodView, Reading, Trouble
-from shoal.planner.pool import MemberSlots, PoolDesired, PoolObserved, PoolReading, expectation, plan_pool
+from shoal.planner.pool import (
+    LARGEST_BATCH,
+    MemberSlots,
+    PoolDesired,
+    PoolObserved,
+    PoolReading,
+    created_members,
+    expectation,
+    plan_pool,
+)
 from shoal.planner.sizing import ScaleMemory
 
 NOW = 1_700_000_000.0
@@ -225,3 +234,24 @@ def test_a_controller_that_makes_no_pods_is_asked_after() -> None:
     assert soon.requeue_after == 50
     late = plan_pool(spec(replicas=1), SANDBOXED, observed([broker_pod(), waiting], PoolReading()), {}, NOW + 61)
     assert condition(late, "Degraded")["reason"] == condition(late, "Available")["reason"] == "BackendIdle"
+
+
+def test_no_more_members_are_created_than_the_rate_leaves() -> None:
+    seen = replace(observed([broker_pod()], PoolReading()), allowance=3)
+    limited = plan(spec(replicas=10), seen)
+    assert created_members(limited) == 3
+    assert limited.requeue_after == 1.0
+    assert created_members(plan(spec(replicas=10), replace(seen, allowance=0))) == 0
+    assert created_members(plan(spec(replicas=10), replace(seen, allowance=None))) == 10
+
+
+def test_variants_share_the_rate() -> None:
+    manifests = {name: manifest("Pod", "p-environment-", "m1") for name in "ab"}
+    seen = replace(observed([broker_pod()], PoolReading()), allowance=5)
+    wanted = spec(replicas=8, variants=[{"name": "a"}, {"name": "b"}])
+    assert created_members(plan_pool(wanted, replace(DESIRED, members=manifests), seen, {}, NOW)) == 5
+
+
+def test_a_large_pool_is_created_in_batches() -> None:
+    wanted = spec(replicas=5000, scale={"refillRate": 100_000, "maxPending": 100_000})
+    assert created_members(plan(wanted, observed([broker_pod()], PoolReading()))) == LARGEST_BATCH

@@ -10,6 +10,7 @@ from shoal.api.v1alpha1.rolloutfleet import FleetAutoscale, WorkerGroup
 from shoal.planner.sizing import (
     Demand,
     FleetLoad,
+    Refill,
     ScaleMemory,
     demanded_members,
     engines_per_group,
@@ -93,3 +94,26 @@ def test_percentages_round_as_asked() -> None:
     assert resolve_count("10%", 15, round_up=False) == 1
     with pytest.raises(ValueError, match="percentage"):
         resolve_count("many", 10)
+
+
+@given(
+    rate=st.integers(1, 1000),
+    steps=st.lists(st.tuples(st.floats(-5, 5), st.integers(0, 2000)), max_size=40),
+)
+def test_the_refill_rate_holds_over_any_time(rate: int, steps: list[tuple[float, int]]) -> None:
+    now, passed, created, refill = 1000.0, 0.0, 0, None
+    for later, wanted in steps:
+        now += later  # the clock of the machine may be set back
+        passed += max(0.0, later)
+        refill = Refill.at_rate(refill, rate, now)
+        made = min(wanted, int(refill.left))
+        refill = refill.less(made)
+        created += made
+        assert 0 <= refill.left <= rate
+    assert created <= rate * (1 + passed) + 1e-6
+
+
+def test_a_second_brings_a_full_refill() -> None:
+    empty = Refill.at_rate(None, 100, 5.0).less(100)
+    assert Refill.at_rate(empty, 100, 5.5).left == 50
+    assert Refill.at_rate(empty, 100, 60.0).left == 100

@@ -1,6 +1,7 @@
 """EnvironmentPool: observe, plan, apply, report."""
 
 import secrets
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,8 +20,16 @@ from shoal.engine.scrape import Target
 from shoal.kube.resources import ENVIRONMENT_POOLS
 from shoal.planner.holders import SANDBOX
 from shoal.planner.observed import PodView, Reading
-from shoal.planner.pool import MemberSlots, PoolDesired, PoolObserved, PoolReading, expectation, plan_pool
-from shoal.planner.sizing import ScaleMemory
+from shoal.planner.pool import (
+    MemberSlots,
+    PoolDesired,
+    PoolObserved,
+    PoolReading,
+    created_members,
+    expectation,
+    plan_pool,
+)
+from shoal.planner.sizing import Refill, ScaleMemory
 
 Json = dict[str, Any]
 
@@ -34,10 +43,12 @@ class PoolController:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._memory: dict[str, dict[str, ScaleMemory]] = {}
+        self._refills: dict[str, Refill] = {}
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a pool that is gone."""
         self._memory.pop(uid, None)
+        self._refills.pop(uid, None)
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """One pass over the pool of this key; a pool that is gone needs none, its children are garbage collected."""
@@ -57,9 +68,11 @@ class PoolController:
             return Result()
         self._watch_broker(owner.uid, broker, token)
         desired = build(owner, spec, context, token)
-        observed = self._observe(owner, body, pods, desired)
+        refill = Refill.at_rate(self._refills.get(owner.uid), spec.scale.refill_rate, context.now)
+        observed = replace(self._observe(owner, body, pods, desired), allowance=int(refill.left))
         plan = plan_pool(spec, desired, observed, self._memory.get(owner.uid, {}), context.now)
         self._memory[owner.uid] = plan.memory
+        self._refills[owner.uid] = refill.less(created_members(plan))
         await context.status.write(ENVIRONMENT_POOLS, body, plan.status)
         await context.effects.perform(subject, plan.actions)
         return Result(context.requeue(owner.uid, plan.requeue_after))

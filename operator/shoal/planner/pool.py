@@ -25,6 +25,9 @@ from shoal.planner.singleton import plan_singleton
 SETTLE_SECONDS = 1.0
 """Look again this soon while a pass was partial or pods are changing; a lost event must not stall a fill."""
 
+LARGEST_BATCH = 1000
+"""Members created in one pass; a pool that is shrunk or suspended while it fills must not wait for thousands more."""
+
 
 @dataclass(frozen=True)
 class MemberSlots:
@@ -62,6 +65,8 @@ class PoolObserved:
     expected: Expected
     broker: Reading[PoolReading]
     blocked: Blocked | None = None
+    allowance: int | None = None
+    """Members that may be created now; None for as many as `refillRate` allows in a second."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +138,11 @@ def _change_members(
     answers = observed.broker.value is not None or not spec.suspend
     actions: list[Action] = []
     partial = False
+    left = min(LARGEST_BATCH, spec.scale.refill_rate if observed.allowance is None else observed.allowance)
     for variant, manifest in desired.members.items():
         pods = _members_of(observed.pods, variant)
-        plan = _plan_members(spec, pods, counts[variant], manifest, variant, observed, now)
+        plan = _plan_members(spec, pods, counts[variant], manifest, variant, observed, left, now)
+        left -= plan.create
         actions += _member_actions(plan, manifest, variant, answers=answers)
         partial |= plan.partial
     return actions, partial
@@ -144,6 +151,11 @@ def _change_members(
 def expectation(variant: str) -> str:
     """The expectation that a variant's creations are counted under."""
     return f"{Role.ENVIRONMENT}/{variant}"
+
+
+def created_members(plan: Plan) -> int:
+    """How many members the plan creates."""
+    return sum(1 for action in plan.actions if isinstance(action, CreatePod) and action.role != Role.BROKER)
 
 
 def _members_of(pods: Sequence[PodView], variant: str) -> list[PodView]:
@@ -201,14 +213,14 @@ def _plan_members(
     manifest: Manifest,
     variant: str,
     observed: PoolObserved,
+    allowance: int,
     now: float,
 ) -> PodSetPlan:
-    refill = max(1, int(spec.scale.refill_rate * SETTLE_SECONDS))
     return plan_podset(
         pods,
         count,
         manifest["metadata"]["annotations"][SPEC_HASH],
-        limits=Limits(surge=surge_of(count), unavailable=0, max_pending=spec.scale.max_pending, max_creates=refill),
+        limits=Limits(surge=surge_of(count), unavailable=0, max_pending=spec.scale.max_pending, max_creates=allowance),
         creating=observed.expected.creating(expectation(variant)),
         deletions=observed.expected.deletions,
         busy=lambda pod: _slots(observed.broker, pod).leased,

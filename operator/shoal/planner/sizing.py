@@ -27,6 +27,29 @@ class ScaleMemory:
     busier_since: float | None = None
 
 
+@dataclass(frozen=True)
+class Refill:
+    """Members that may be created now, of those that `refillRate` allows in a second; `at` in seconds since the epoch.
+
+    A token bucket of one second's depth. Losing it (a restart) costs at most one second's members too early.
+    """
+
+    left: float
+    at: float
+
+    @classmethod
+    def at_rate(cls, before: "Refill | None", rate: int, now: float) -> "Refill":
+        """What is allowed now: everything at first, and what the time since the last look has brought."""
+        if before is None:
+            return cls(rate, now)
+        # A clock that was set back brings nothing, and takes nothing away.
+        return cls(min(rate, before.left + max(0.0, now - before.at) * rate), now)
+
+    def less(self, members: int) -> "Refill":
+        """After the creation of so many."""
+        return replace(self, left=self.left - members)
+
+
 def demanded_members(demand: Demand, scale: PoolScale, slots_per_member: int) -> int:
     """Members for the demand and the free buffer: ceil((leased + queued + buffer) / slots), within min and max."""
     used = demand.leased + demand.queued

@@ -151,7 +151,7 @@ class PoolScale(ApiModel):
         CountOrPercent,
         Field(description="Free slots that are kept ready: a number, or a percentage such as 10% of the leased ones."),
     ] = 1
-    refill_rate: Annotated[int, Field(ge=1, le=100_000, description="Members created per second at most.")] = 100
+    refill_rate: Annotated[int, Field(ge=1, le=100_000, description="Members created per second at most.")] = 1000
     max_pending: Annotated[int, Field(ge=1, le=100_000, description="Members that may be starting at once.")] = 1000
     scale_down_delay: Annotated[
         Duration, Field(description="How long members must have been surplus before they are removed.")
