@@ -1,11 +1,11 @@
 """What every controller works with."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from shoal.api.base import Condition
 from shoal.api.labels import PORTS, Role
 from shoal.builders.images import Images
 from shoal.controllers.effects import Effects, Subject
@@ -14,14 +14,17 @@ from shoal.controllers.kuberay import RayDesk
 from shoal.controllers.queueing import QueueDesk
 from shoal.controllers.status import StatusWriter
 from shoal.controllers.world import World
+from shoal.controllers.stored import read_conditions
 from shoal.engine.clock import Clock
 from shoal.engine.scrape import Scraper
 from shoal.kube.discovery import Neighbours
 from shoal.planner import conditions
+from shoal.kube.errors import InvalidError
 from shoal.planner.conditions import Verdict
 from shoal.planner.observed import PodView
 
 Json = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 SERVICES = (Role.BROKER, Role.GATEWAY, Role.DATA)
@@ -66,11 +69,15 @@ class Context:
         path = ".".join(str(part) for part in ("spec", *first["loc"]))
         verdict = Verdict("Degraded", True, "InvalidSpec", f"{path}: {first['msg']}")
         stored = self.status.current(body)
-        old = [Condition.model_validate(each) for each in stored.get("conditions", [])]
+        old = read_conditions(stored)
         merged = conditions.merge(old, [verdict], body["metadata"].get("generation", 0), self.now)
         status = {**stored, "conditions": [condition.to_json() for condition in merged]}
         await self.effects.perform(subject, conditions.transitions(old, merged, frozenset({"Degraded"})))
-        await self.status.write(subject.resource, body, status)
+        try:
+            await self.status.write(subject.resource, body, status)
+        except InvalidError as refused:
+            # API servers before 1.33 validate the whole object again, so nothing can be written on it; the event tells.
+            log.warning("%s %s: %s", subject.resource, subject.owner.name, refused)
 
 
 def service_of(pods: list[PodView], role: str) -> PodView | None:

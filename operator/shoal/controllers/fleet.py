@@ -21,6 +21,7 @@ from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
 from shoal.engine.keys import ObjectKey
+from shoal.controllers.stored import read_status
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.kube.resources import ROLLOUT_FLEETS
@@ -82,7 +83,7 @@ class FleetController:
         roles = [Role.GATEWAY, Role.ENGINE, *(expectation(group.name) for group in spec.worker_groups)]
         return FleetObserved(
             generation=body["metadata"].get("generation", 0),
-            status=RolloutFleetStatus.model_validate(context.status.current(body)),
+            status=read_status(RolloutFleetStatus, context.status.current(body)),
             pods=pods,
             children=context.world.children_of(owner.uid),
             expected=context.effects.expected(owner, roles),

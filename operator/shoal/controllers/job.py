@@ -5,7 +5,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shoal.api.base import Condition
 from shoal.api.labels import Role
 from shoal.api.services.trajectories import DataStatus
 from shoal.api.v1alpha1.jobstatus import (
@@ -23,6 +22,7 @@ from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
 from shoal.controllers.queueing import RETRY_SECONDS
+from shoal.controllers.stored import part, parts, read_conditions, read_status
 from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
@@ -52,7 +52,7 @@ class JobController:
         if (
             body is None
             or "deletionTimestamp" in body["metadata"]
-            or body["spec"].get("managedBy", OPERATOR) != OPERATOR
+            or part(body, "spec").get("managedBy", OPERATOR) != OPERATOR
         ):
             return Result()
         owner = job.job_owner(key.name, key.namespace, body["metadata"]["uid"])
@@ -79,7 +79,7 @@ class JobController:
 
     async def _queue(self, owner: Owner, body: Json, spec: RLJobSpec) -> QueueDecision:
         context = self._context
-        status = RLJobStatus.model_validate(context.status.current(body))
+        status = read_status(RLJobStatus, context.status.current(body))
         seen = await context.queues.look(owner, body, spec, status)
         over = ended(status)
         return plan_queue(seen, suspended=spec.suspend, end=over[0] if over else None, now=context.now)
@@ -97,7 +97,7 @@ class JobController:
         return JobObserved(
             generation=body["metadata"].get("generation", 0),
             created_at=context.now,
-            status=RLJobStatus.model_validate(context.status.current(body)),
+            status=read_status(RLJobStatus, context.status.current(body)),
             pods=pods,
             children=world.children_of(owner.uid),
             expected=context.effects.expected(owner, (Role.DATA, Role.TRAINER, Role.AGENT)),
@@ -152,7 +152,7 @@ def dependency(kind: str, store: Store[Json], key: ObjectKey, *, owned: bool) ->
         return DependencyView(kind, key.name, exists=False, owned=owned)
     status = body.get("status") or {}
     current = status.get("observedGeneration") == body["metadata"].get("generation")
-    found = [Condition.model_validate(each) for each in status.get("conditions", [])] if current else []
+    found = read_conditions(status) if current else []
     return DependencyView(kind, key.name, True, found, owned)
 
 
@@ -195,12 +195,11 @@ def _text(value: float | None) -> str:
 
 
 def uses(body: Json, kind: str, name: str) -> bool:
-    """Whether the job (as stored) samples from this fleet, runs in this pool or trains on this RayCluster."""
-    owner, spec = body["metadata"]["name"], body["spec"]
+    """Whether the job (as stored, also amiss) samples from this fleet, runs in this pool or trains on this RayCluster."""
+    owner, spec = body["metadata"]["name"], part(body, "spec")
     if kind == "RayCluster":
-        ray = (spec.get("trainer") or {}).get("ray") or {}
-        return name == ((ray.get("clusterRef") or {}).get("name") or f"{owner}-ray")
+        return name == (part(spec, "trainer", "ray", "clusterRef").get("name") or f"{owner}-ray")
     if kind == "RolloutFleet":
-        return name == ((spec["fleet"].get("ref") or {}).get("name") or f"{owner}-fleet")
-    names = ((source.get("ref") or {}).get("name") or f"{owner}-{source['name']}" for source in spec["environments"])
-    return name in names
+        return name == (part(spec, "fleet", "ref").get("name") or f"{owner}-fleet")
+    sources = parts(spec, "environments")
+    return name in (part(source, "ref").get("name") or f"{owner}-{source.get('name')}" for source in sources)

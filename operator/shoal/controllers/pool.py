@@ -15,6 +15,7 @@ from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
 from shoal.engine.keys import ObjectKey
+from shoal.controllers.stored import read_status
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.kube.resources import ENVIRONMENT_POOLS
@@ -87,7 +88,7 @@ class PoolController:
         kinds = {manifest["kind"] for manifest in desired.members.values()}
         return PoolObserved(
             generation=body["metadata"].get("generation", 0),
-            status=EnvironmentPoolStatus.model_validate(context.status.current(body)),
+            status=read_status(EnvironmentPoolStatus, context.status.current(body)),
             pods=pods,
             children=context.world.children_of(owner.uid),
             expected=context.effects.expected(owner, roles),

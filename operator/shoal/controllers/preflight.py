@@ -21,6 +21,7 @@ from shoal.controllers.definitions import Lack, find_lack
 from shoal.controllers.job import OPERATOR
 from shoal.controllers.review import Gap, Places, account, find_gaps
 from shoal.controllers.status import StatusWriter
+from shoal.controllers.stored import part
 from shoal.controllers.trouble import (
     DEFINITION_MISSING,
     DEFINITION_OUTDATED,
@@ -265,7 +266,7 @@ class Preflight:
         for plural in held(self.troubles) - self._lack.missing:
             kind = self._kinds[plural]
             for body in kind.store.values():
-                ours = (body.get("spec") or {}).get("managedBy", OPERATOR) == OPERATOR
+                ours = part(body, "spec").get("managedBy", OPERATOR) == OPERATOR
                 if ours and "deletionTimestamp" not in body["metadata"]:
                     await self._tell_one(kind, body)
 

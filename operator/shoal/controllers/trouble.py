@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.api.base import Condition
+from shoal.controllers.stored import parts, read_conditions
 from shoal.kube.resources import Resource
 from shoal.planner import conditions
 from shoal.planner.conditions import Verdict
@@ -50,22 +51,22 @@ class TroubleOverlay:
 
     def without(self, status: Json) -> Json:
         """The status as the plan left it: it must not see, and end, a condition that is not its own."""
-        stored = status.get("conditions")
-        if not any(_ours(each) for each in stored or ()):
+        stored = parts(status, "conditions")
+        if not any(_ours(each) for each in stored):
             return status
-        return {**status, "conditions": [each for each in stored or () if not _ours(each)]}
+        return {**status, "conditions": [each for each in stored if not _ours(each)]}
 
     def over(self, resource: Resource, body: Json, before: Json, status: Json) -> Json:
         """The status with the first trouble that hinders this kind."""
         trouble = self._worst(resource.plural)
-        planned = _read(status)
+        planned = read_conditions(status)
         if trouble is None or any(_ended(each) for each in planned):
             return status
         if any(_graver(each) for each in planned) and resource.plural not in trouble.holds:
             return status
         # The transition time is that of the stored condition, which the plan did not see.
         old = [each for each in planned if each.type != "Degraded"]
-        old += [each for each in _read(before) if each.type == "Degraded"]
+        old += [each for each in read_conditions(before) if each.type == "Degraded"]
         verdict = Verdict("Degraded", True, trouble.reason, trouble.message)
         generation = body["metadata"].get("generation", 0)
         merged = conditions.merge(old, [verdict], generation, self._wall().timestamp())
@@ -74,10 +75,6 @@ class TroubleOverlay:
     def _worst(self, plural: str) -> Trouble | None:
         hindering = [each for each in self.troubles if plural in each.kinds]
         return min(hindering, key=lambda each: plural not in each.holds, default=None)
-
-
-def _read(status: Json) -> list[Condition]:
-    return [Condition.model_validate(each) for each in status.get("conditions") or ()]
 
 
 def _ours(condition: Json) -> bool:

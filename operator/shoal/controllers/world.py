@@ -49,9 +49,13 @@ def trim_child(kind: str) -> Any:
 
 
 def trim_resource(body: Json) -> Json:
-    """A custom resource without its managed fields, which are large and decide nothing."""
+    """A custom resource without its managed fields, which are large and decide nothing.
+
+    One that was stored under a schema without validation may lack its spec, or have anything for a status.
+    """
     metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
-    return {**body, "metadata": metadata}
+    status = body.get("status")
+    return {"spec": {}, **body, "metadata": metadata, "status": status if isinstance(status, dict) else {}}
 
 
 def _by_set(body: Json) -> list[str]:
