@@ -153,4 +153,4 @@ def wait_for(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, what
-        time.sleep(0.1)
+        time.sleep(0.3)
