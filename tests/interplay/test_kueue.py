@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,15 @@ from aiohttp import web
 
 from shoal.api.labels import PORTS, Role
 from shoal.api.services.trajectories import DataStatus
+from shoal.api.v1alpha1.rljob import RLJobSpec
+from shoal.builders.images import Images
+from shoal.builders.job import job_owner
+from shoal.builders.kueue import Priority, build_workload, pod_sets_of
 from shoal.controllers import job as job_controller
 from shoal.kube import discovery
+from shoal.kube.client import KubeClient
 from shoal.kube.errors import NotFoundError
+from shoal.kube.kubeconfig import kubeconfig_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS
 from tests.api.samples import JOB
 from tests.interplay.fake_kueue import FLAVORS, PRIORITIES, WORKLOADS, FakeKueue, fake_kueue
@@ -349,6 +356,22 @@ async def test_a_priority_class_orders_the_workload(cluster: Kubernetes, monkeyp
 
 async def _made(stage: Stage) -> bool:
     return len(await stage.all(WORKLOADS)) == 1
+
+
+async def test_an_older_kueue_takes_the_same_job(cluster: Kubernetes) -> None:
+    await asyncio.to_thread(install, cluster.server, "kueue")
+    older = replace(WORKLOADS, version="v1beta1")
+    owner = job_owner("sample", cluster.namespace, "12345678-aaaa")
+    sets = pod_sets_of(owner, RLJobSpec.model_validate(job()["spec"]), Images())
+    priority = Priority("WorkloadPriorityClass", "urgent", 1000)
+    body = build_workload(owner, older.api_version, "team", sets, priority=priority, active=False)
+    async with KubeClient(kubeconfig_source(cluster.kubeconfig)) as client:
+        del body["metadata"]["ownerReferences"]  # there is no such job
+        await client.apply(older, body, cluster.namespace)
+        stored = await client.get(WORKLOADS, body["metadata"]["name"], cluster.namespace)
+    # The class itself is told in another field by each version; Kueue's webhook translates, and it is not here.
+    assert (stored["spec"]["active"], stored["spec"]["priority"]) == (False, 1000)
+    assert [each["name"] for each in stored["spec"]["podSets"]] == [each.name for each in sets]
 
 
 async def test_a_job_that_leaves_its_queue_runs_without_a_workload(cluster: Kubernetes) -> None:
