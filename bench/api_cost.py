@@ -10,7 +10,7 @@ scheduler, kubelets, controllers, and this program, whose own requests are part 
 - deleted: somebody else deletes members (a drained node), the operator replaces them;
 - failed: members fail for good, the operator deletes and replaces them;
 - rollout: the template changes, the operator retires, deletes and replaces every member;
-- idle: nothing happens, while the broker goes on reporting.
+- idle: nothing happens (`pod_changes` 0), while the broker goes on reporting (`broker_reports`).
 """
 
 from __future__ import annotations
@@ -185,9 +185,16 @@ async def measure(cluster: ScaleCluster, audit: Path, members: int, replaced: in
         await broker
         await meter.phase("deleted", replaced, script.deleted)
         await meter.phase("failed", replaced, script.failed)
+        above = watch.peak - members  # from here on the surge of a rollout is meant to be
         await meter.phase("rollout", members, script.rollout)
+        before = watch.versions, broker.result().asked
         await meter.phase("idle", members, lambda: asyncio.sleep(idle))
-        return {"members": members, "idle_seconds": idle, "above_target": watch.peak - members, **meter.phases}
+        meter.phases["idle"] |= {
+            "seconds": idle,
+            "pod_changes": watch.versions - before[0],
+            "broker_reports": broker.result().asked - before[1],
+        }
+        return {"members": members, "above_target": above, **meter.phases}
 
 
 def audit_flags(folder: Path) -> list[str]:

@@ -28,6 +28,8 @@ UNLIMITED = (
     "--max-requests-inflight=0",
     "--max-mutating-requests-inflight=0",
 )
+PATIENT = ("--node-monitor-grace-period=1h",)
+"""On a busy machine kwok renews its nodes' leases late; a thousand pods that turn unready are no idle cluster."""
 FAST_CLIENT = ("--kube-api-qps=5000", "--kube-api-burst=5000")
 POD_ADDRESSES = "127.83.0.1/16"
 """Loopback addresses: a stand-in for a broker can listen where the broker's fake pod is said to be."""
@@ -67,7 +69,7 @@ def running_cluster(folder: Path, nodes: int, flags: Sequence[str] = ()) -> Iter
         server.start()
         server.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
         server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        server.start_controller_manager(*FAST_CLIENT)
+        server.start_controller_manager(*FAST_CLIENT, *PATIENT)
         server.start_scheduler(*FAST_CLIENT)
         server.start_kwok(f"--cidr={POD_ADDRESSES}")
         cluster = ScaleCluster(server, server.write_kubeconfig(folder / "operator.kubeconfig", token=token))
