@@ -36,7 +36,7 @@ def test_a_field_of_another_needs_force_and_changes_owner() -> None:
     with pytest.raises(StatusError) as refusal:
         applied(live, "two", containers("a", image="y"))
     assert refusal.value.code == 409
-    assert refusal.value.details["causes"][0]["field"] == '.spec.containers[{"name":"a"}].image'
+    assert refusal.value.details["causes"][0]["field"] == '.spec.containers[name="a"].image'
     live = applied(live, "two", containers("a", image="y"), force=True)
     live = applied(live, "one", {})
     assert live["spec"]["containers"] == [{"name": "a", "image": "y"}]
@@ -50,7 +50,7 @@ def test_what_is_applied_again_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("patch", "expected"),
     [
-        ({"spec": {"containers": [{"name": "b", "image": "y"}]}}, ["a:x", "b:y"]),
+        ({"spec": {"containers": [{"name": "b", "image": "y"}]}}, ["b:y", "a:x"]),
         ({"spec": {"containers": [{"name": "a", "image": "z"}]}}, ["a:z"]),
         ({"spec": {"containers": [{"name": "a", "$patch": "delete"}]}}, []),
     ],

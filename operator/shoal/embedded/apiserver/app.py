@@ -23,7 +23,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 NAMESPACES = ("default", "kube-system")
 _OPEN = ("/healthz", "/readyz", "/livez")
 _PATH = "path"
-BODY_LIMIT = 16 * 1024 * 1024
+NO_PAGE = "404 page not found\n"
+"""What is said of paths below which nothing is served."""
+BODY_LIMIT = 3 * 1024 * 1024
 _DEFINITIONS = f"{CRDS}.apiextensions.k8s.io"
 
 
@@ -83,6 +85,8 @@ class ApiServer:
             return await handler(request)
         except StatusError as error:
             return bodies.failure(error)
+        except web.HTTPNotFound:
+            raise
         except web.HTTPRequestEntityTooLarge:
             return bodies.failure(StatusError(413, "RequestEntityTooLarge", f"the body exceeds {BODY_LIMIT} bytes"))
         except Exception as error:
@@ -142,7 +146,7 @@ class ApiServer:
                 return openapi.index(self._registry, prefix)
             case ["openapi", "v3", "api", "v1"]:
                 return openapi.document(self._registry.in_version("", "v1"))
-            case ["openapi", "v3", "apis", group, version]:
+            case ["openapi", "v3", "apis", group, version] if self._registry.in_version(group, version):
                 return openapi.document(self._registry.in_version(group, version))
         return None
 
@@ -153,7 +157,9 @@ class ApiServer:
         elif parts[:1] == ["apis"] and len(parts) > 3:
             group, version, rest = parts[1], parts[2], parts[3:]
         else:
-            raise unknown_path()
+            raise web.HTTPNotFound(text=NO_PAGE)
+        if not self._registry.in_version(group, version):
+            raise web.HTTPNotFound(text=NO_PAGE)
         namespace = None
         if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in ("status", "finalize"):
             namespace, rest = rest[1], rest[2:]

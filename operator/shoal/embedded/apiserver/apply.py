@@ -1,206 +1,165 @@
-"""Server-side apply: who set which field, what a manager no longer sets, and who else set it.
+"""Who owns which field: of what is applied (server-side apply), and of what updates and patches write."""
 
-Only appliers own fields here; what others write by updates and patches has no owner, and an applier takes it over
-without a conflict.
-"""
-
-import json
 from typing import Any
 
+from shoal.embedded.apiserver import fields
 from shoal.embedded.apiserver.errors import StatusError
-from shoal.embedded.apiserver.patches import MERGE_KEYS, SETS
+from shoal.embedded.apiserver.fields import Path, Paths, Shape
 
 Json = dict[str, Any]
-Fields = dict[str, Any]
-"""A set of fields in the form of FieldsV1: `f:` names, `k:` keys of list items, `.` the item itself; a leaf is empty.
-"""
-
-_UNOWNED = frozenset({"apiVersion", "kind"})
-_UNOWNED_METADATA = frozenset(
-    {"name", "namespace", "uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "selfLink"}
-)
 
 
 def apply(live: Json | None, config: Json, manager: str, *, force: bool, schema: Json | None, now: str) -> Json:
-    """The object after `manager` has applied `config`, with its managed fields; raises 409 for fields of others."""
-    owned = owned_fields(config, schema)
+    """The object after `manager` has applied `config`, with its managed fields; raises 409 for fields of others.
+
+    Args:
+        manager: name of the manager, with the subresource after a slash where one is applied to.
+    """
+    name, _, subresource = manager.partition("/")
+    shape = Shape(schema)
+    mine = fields.owned(config, shape)
+    entry = _entry(name, "Apply", config["apiVersion"], subresource, now)
     if live is None:
-        return _with_owners(config, [_entry(manager, config["apiVersion"], owned, now)])
+        return _with_owners(config, [{**entry, "fieldsV1": fields.encode(mine)}])
     entries = list(live["metadata"].get("managedFields", ()))
-    mine = next((each for each in entries if _is_of(each, manager)), None)
-    others = [each for each in entries if each is not mine]
-    others = _settle_conflicts(live, config, owned, others, force=force, schema=schema)
-    merged = _merge(live, config, schema or {}, "")
-    if mine is not None:
-        dropped = _subtract(mine["fieldsV1"], owned)
-        for each in others:
-            dropped = _subtract(dropped, each["fieldsV1"])
-        merged = _without(merged, dropped, schema or {}, "")
-    entry = _entry(manager, config["apiVersion"], owned, now)
-    if mine is not None and mine["fieldsV1"] == owned:
-        entry = mine
-    return _with_owners(merged, [*others, entry])
+    former = next((each for each in entries if _same(each, entry)), None)
+    others = [each for each in entries if each is not former]
+    merged = _merge(live, config, shape)
+    if former is not None:
+        kept = mine.union(*(fields.decode(each["fieldsV1"]) for each in others))
+        last = fields.decode(former["fieldsV1"])
+        merged = _without(merged, _dropped(last, kept, shape), shape, ())
+    others = _settled(live, merged, others, shape, force=force)
+    encoded = fields.encode(mine)
+    if former is not None and former["fieldsV1"] == encoded:
+        return _with_owners(merged, [*others, former])
+    return _with_owners(merged, [*others, {**entry, "fieldsV1": encoded}])
 
 
-def owned_fields(config: Json, schema: Json | None) -> Fields:
-    """The fields that an applied configuration sets."""
-    body = {key: value for key, value in config.items() if key not in _UNOWNED}
-    metadata = {key: value for key, value in body.get("metadata", {}).items() if key not in _UNOWNED_METADATA}
-    body = (
-        {**body, "metadata": metadata} if metadata else {key: value for key, value in body.items() if key != "metadata"}
-    )
-    return _fields(body, schema or {}, "")
+def written(before: Json, after: Json, manager: str, subresource: str, schema: Json | None, now: str) -> Json:
+    """`after` with its managed fields: what differs from `before` belongs to `manager`, and to nobody else.
+
+    Args:
+        before: the object as it was, {} with the parts that every object of the kind has for a new one.
+        after: the object as it shall be; managed fields in it replace those that were (`[{}]` clears them).
+    """
+    given = after["metadata"].get("managedFields")
+    entries = list(given or before.get("metadata", {}).get("managedFields", ()))
+    if given == [{}]:
+        entries = []
+    changed, removed = fields.compare(before, after, Shape(schema))
+    if not changed and not removed:
+        return _with_owners(after, entries)
+    entry = _entry(manager, "Update", after["apiVersion"], subresource, now)
+    kept, mine = [], changed
+    for each in entries:
+        has = fields.decode(each["fieldsV1"])
+        if _same(each, entry):
+            mine = (has - removed) | changed
+        elif (left := has - removed - changed) != has:
+            kept.append({**each, "fieldsV1": fields.encode(left)})
+        else:
+            kept.append(each)
+    return _with_owners(after, [*kept, {**entry, "fieldsV1": fields.encode(mine)}])
 
 
-def _is_of(entry: Json, manager: str) -> bool:
-    return bool(entry.get("manager") == manager and entry.get("operation") == "Apply")
+def _same(entry: Json, other: Json) -> bool:
+    return all(entry.get(key) == other.get(key) for key in ("manager", "operation", "apiVersion", "subresource"))
 
 
-def _entry(manager: str, api_version: str, fields: Fields, now: str) -> Json:
-    return {
+def _entry(manager: str, operation: str, api_version: str, subresource: str, now: str) -> Json:
+    entry = {
         "manager": manager,
-        "operation": "Apply",
+        "operation": operation,
         "apiVersion": api_version,
         "time": now,
         "fieldsType": "FieldsV1",
-        "fieldsV1": fields,
     }
+    return {**entry, "subresource": subresource} if subresource else entry
 
 
 def _with_owners(body: Json, entries: list[Json]) -> Json:
+    metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
     kept = [entry for entry in entries if entry["fieldsV1"]]
-    return {**body, "metadata": {**body["metadata"], "managedFields": kept}}
+    return {**body, "metadata": {**metadata, "managedFields": kept} if kept else metadata}
 
 
-def _keys(schema: Json, field: str) -> list[str] | None:
-    """The map keys of a list: by its schema, or by its name where the resource is built in."""
-    if schema:
-        return schema.get("x-kubernetes-list-map-keys")
-    return (
-        [MERGE_KEYS[field]]
-        if field in MERGE_KEYS and field != "ports"
-        else ["containerPort"]
-        if field == "ports"
-        else None
-    )
-
-
-def _key_of(item: Any, keys: list[str]) -> str | None:
-    if not isinstance(item, dict) or not any(key in item for key in keys):
-        return None
-    return "k:" + json.dumps({key: item.get(key) for key in keys}, separators=(",", ":"), sort_keys=True)
-
-
-def _is_set(schema: Json, field: str) -> bool:
-    return schema.get("x-kubernetes-list-type") == "set" or (not schema and field in SETS)
-
-
-def _value_key(item: Any) -> str:
-    return "v:" + json.dumps(item, separators=(",", ":"))
-
-
-def _below(schema: Json, key: str) -> Json:
-    found = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
-    return found if isinstance(found, dict) else {}
-
-
-def _fields(value: Any, schema: Json, field: str) -> Fields:
-    if isinstance(value, dict):
-        if schema.get("x-kubernetes-map-type") == "atomic":
-            return {}
-        return {f"f:{key}": _fields(child, _below(schema, key), key) for key, child in value.items()}
-    if isinstance(value, list) and _is_set(schema, field):
-        return {_value_key(item): {} for item in value}
-    keys = _keys(schema, field)
-    if isinstance(value, list) and keys and all(_key_of(item, keys) for item in value):
-        items = schema.get("items", {})
-        return {str(_key_of(item, keys)): {".": {}, **_fields(item, items, "")} for item in value}
-    return {}
-
-
-def _subtract(fields: Fields, other: Fields) -> Fields:
-    """The leaves of `fields` that are not in `other`."""
-    left: Fields = {}
-    for key, below in fields.items():
-        if key not in other:
-            left[key] = below
-        elif below:
-            rest = _subtract(below, other[key])
-            if rest:
-                left[key] = rest
-    return left
-
-
-def _merge(live: Any, config: Any, schema: Json, field: str) -> Any:
-    if schema.get("x-kubernetes-map-type") == "atomic":
+def _merge(live: Any, config: Any, shape: Shape) -> Any:
+    """The live value with the configuration's put over it."""
+    was, now = shape.split(live), shape.split(config)
+    if was is None or now is None or type(live) is not type(config):
         return config
-    if isinstance(config, list) and isinstance(live, list) and _is_set(schema, field):
-        return live + [item for item in config if item not in live]
-    if isinstance(config, dict) and isinstance(live, dict):
-        merged = dict(live)
+    if isinstance(config, dict):
+        merged = {**live}
         for key, value in config.items():
-            merged[key] = _merge(live[key], value, _below(schema, key), key) if key in live else value
+            merged[key] = _merge(live[key], value, shape.child(key)) if key in live else value
         return merged
-    keys = _keys(schema, field)
-    if isinstance(config, list) and isinstance(live, list) and keys and all(_key_of(item, keys) for item in config):
-        merged_list = list(live)
-        index = {_key_of(item, keys): position for position, item in enumerate(live)}
-        for item in config:
-            position = index.get(_key_of(item, keys))
-            if position is None:
-                merged_list.append(item)
-            else:
-                merged_list[position] = _merge(live[position], item, schema.get("items", {}), "")
-        return merged_list
-    return config
+    if not now:
+        return live
+    both = {word: _merge(was[word], item, shape.items()) if word in was else item for word, item in now.items()}
+    return list(_ordered(was, both).values())
 
 
-def _without(value: Any, dropped: Fields, schema: Json, field: str) -> Any:
-    """The value without the dropped leaves; a list item goes when its own `.` is dropped."""
-    if isinstance(value, dict):
-        kept = {}
-        for key, child in value.items():
-            below = dropped.get(f"f:{key}")
-            if below is None:
-                kept[key] = child
-            elif below:
-                kept[key] = _without(child, below, _below(schema, key), key)
-        return kept
-    if isinstance(value, list) and _is_set(schema, field):
-        return [item for item in value if _value_key(item) not in dropped]
-    if isinstance(value, list):
-        keys = _keys(schema, field) or []
-        items = []
-        for item in value:
-            below = dropped.get(str(_key_of(item, keys))) if keys else None
-            if below is None:
-                items.append(item)
-            elif "." not in below:
-                items.append(_without(item, below, schema.get("items", {}), ""))
-        return items
-    return value
+def _ordered(was: Json, now: Json) -> Json:
+    """Items in the order of the applied ones; items that only were before come as early as they can."""
+    result: Json = {}
+    waiting = list(was)
+    for word, item in now.items():
+        while waiting and waiting[0] not in now:
+            left = waiting.pop(0)
+            result[left] = was[left]
+        if word in was:
+            waiting.remove(word)
+        result[word] = item
+    return {**result, **{word: was[word] for word in waiting if word not in result}}
 
 
-def _settle_conflicts(
-    live: Json, config: Json, owned: Fields, others: list[Json], *, force: bool, schema: Json | None
-) -> list[Json]:
+def _dropped(last: Paths, kept: Paths, shape: Shape) -> Paths:
+    """What a manager no longer sets and nobody else does; with structs that have nothing left in them."""
+    leading = {path for path in fields.prefixes(last) if path in last or _is_field(path, shape)}
+    return leading - fields.prefixes(kept)
+
+
+def _is_field(path: Path, shape: Shape) -> bool:
+    for word in path[:-1]:
+        shape = shape.below(word)
+    return path[-1].startswith("f:") and shape.declared(path[-1][2:])
+
+
+def _without(value: Any, dropped: Paths, shape: Shape, path: Path) -> Any:
+    parts = shape.split(value)
+    if parts is None:
+        return value
+    kept = {
+        word: _without(part, dropped, shape.below(word), (*path, word))
+        for word, part in parts.items()
+        if (*path, word) not in dropped
+    }
+    return {word[2:]: part for word, part in kept.items()} if isinstance(value, dict) else list(kept.values())
+
+
+def _settled(live: Json, merged: Json, others: list[Json], shape: Shape, *, force: bool) -> list[Json]:
     """The other managers' entries without what is taken over from them; raises 409 when that needs force."""
-    changed = _changed(live, config, owned, schema or {}, "")
+    changed, removed = fields.compare(live, merged, shape)
     settled, causes = [], []
     for entry in others:
-        taken = _common(changed, entry["fieldsV1"])
-        for path in _paths(taken):
-            causes.append(
-                {
-                    "reason": "FieldManagerConflict",
-                    "message": f'conflict with "{entry["manager"]}"',
-                    "field": path,
-                }
-            )
-        settled.append({**entry, "fieldsV1": _subtract(entry["fieldsV1"], taken)})
+        has = fields.decode(entry["fieldsV1"])
+        taken = has & changed
+        causes += [_cause(entry, path) for path in sorted(taken, key=fields.shown)]
+        left = has - taken - removed
+        settled.append(entry if left == has else {**entry, "fieldsV1": fields.encode(left)})
     if causes and not force:
         raise StatusError(409, "Conflict", _conflict_message(causes), {"causes": causes})
     return settled
+
+
+def _cause(entry: Json, path: Path) -> Json:
+    who = f'conflict with "{entry["manager"]}"'
+    if entry.get("subresource"):
+        who += f' with subresource "{entry["subresource"]}"'
+    if entry["operation"] == "Update":
+        who += f" using {entry['apiVersion']}"
+    return {"reason": "FieldManagerConflict", "message": who, "field": fields.shown(path)}
 
 
 def _conflict_message(causes: list[Json]) -> str:
@@ -212,51 +171,3 @@ def _conflict_message(causes: list[Json]) -> str:
         lines.append(f"{words.replace('conflict', 'conflicts', 1)}:")
         lines += [f"- {each['field']}" for each in causes if each["message"] == words]
     return f"Apply failed with {len(causes)} conflicts: " + "\n".join(lines)
-
-
-def _changed(live: Any, config: Any, owned: Fields, schema: Json, field: str) -> Fields:
-    """The leaves of `owned` whose value in `config` is not the one that is live."""
-    found: Fields = {}
-    for key, below in owned.items():
-        if key.startswith("f:") and isinstance(config, dict):
-            name = key[2:]
-            old = live.get(name) if isinstance(live, dict) else None
-            if below:
-                rest = _changed(old, config[name], below, _below(schema, name), name)
-                if rest:
-                    found[key] = rest
-            elif old != config[name] and not (config[name] == {} and isinstance(old, dict)):
-                found[key] = {}
-        elif key.startswith("k:") and isinstance(config, list):
-            keys = list(json.loads(key[2:]))
-            mine = next(item for item in config if _key_of(item, keys) == key)
-            theirs: Json = next((item for item in live or [] if _key_of(item, keys) == key), {})
-            rest = _changed(
-                theirs, mine, {each: value for each, value in below.items() if each != "."}, schema.get("items", {}), ""
-            )
-            if rest:
-                found[key] = rest
-    return found
-
-
-def _common(fields: Fields, other: Fields) -> Fields:
-    found: Fields = {}
-    for key, below in fields.items():
-        if key not in other:
-            continue
-        if not below:
-            found[key] = {}
-        elif other[key]:
-            # A map that the other one owns without anything in it is no claim on what is in it.
-            rest = _common(below, other[key])
-            if rest:
-                found[key] = rest
-    return found
-
-
-def _paths(fields: Fields, path: str = "") -> list[str]:
-    found = []
-    for key, below in fields.items():
-        part = f".{key[2:]}" if key.startswith("f:") else f"[{key[2:]}]"
-        found += _paths(below, path + part) if below else [path + part]
-    return found

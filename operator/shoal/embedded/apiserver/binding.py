@@ -25,8 +25,16 @@ def bind(objects: Objects, pods: Resource, namespace: str, name: str, binding: J
     if pod["spec"].get("nodeName"):
         bound = pod["spec"]["nodeName"]
         raise conflict("pods/binding", "", name, f'pod {name} is already assigned to node "{bound}"')
-    objects.update(pods, namespace, name, lambda before: {**before, "spec": {**before["spec"], "nodeName": node}})
-    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp()}
+    bound_to = {"nodeName": node}
+    # As a subresource: to be bound is no change of what the pod shall be.
+    objects.update(
+        pods,
+        namespace,
+        name,
+        lambda before: {**before, "spec": {**before["spec"], **bound_to}},
+        subresource="binding",
+    )
+    scheduled = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": timestamp()}
 
     def with_condition(before: Json) -> Json:
         status = before.get("status", {})

@@ -7,7 +7,7 @@ import yaml
 from aiohttp import web
 
 from shoal.embedded.apiserver import protobuf
-from shoal.embedded.apiserver.errors import StatusError, bad_request, unsupported_media_type
+from shoal.embedded.apiserver.errors import StatusError, bad_request, not_acceptable, unsupported_media_type
 
 Json = dict[str, Any]
 
@@ -31,7 +31,7 @@ async def read(request: web.Request) -> Any:
     if kind == protobuf.TYPE:
         return protobuf.decode(raw)
     if "json" not in kind and kind != "application/octet-stream":
-        raise unsupported_media_type("application/json", "application/yaml")
+        raise unsupported_media_type("application/json", "application/yaml", protobuf.TYPE)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -51,9 +51,21 @@ def failure(error: StatusError) -> web.Response:
     return answer(error.status(), error.code)
 
 
+def check_accept(request: web.Request) -> None:
+    """Raise 406 where the client takes no form that the server could have."""
+    accept = request.headers.get("Accept", "*/*")
+    if not any(form in accept for form in ("json", "yaml", "*/*", "application/*", "protobuf")):
+        raise not_acceptable()
+
+
 def wants_table(request: web.Request) -> bool:
     """Whether the client asked for a Table, as `kubectl get` does."""
     return "as=Table" in request.headers.get("Accept", "")
+
+
+def wants_metadata(request: web.Request) -> bool:
+    """Whether the client asked for the objects' metadata alone."""
+    return "as=PartialObjectMetadata" in request.headers.get("Accept", "")
 
 
 def flag(request: web.Request, name: str) -> bool:

@@ -3,16 +3,30 @@
 import ipaddress
 from typing import Any
 
-from shoal.embedded.apiserver.errors import invalid
+from shoal.embedded.apiserver.defaults import DEFAULT_GRACE, defaulted
 from shoal.embedded.apiserver.resources import Resource
-from shoal.embedded.apiserver.schema import cause
 from shoal.embedded.apiserver.storage import Storage
 
 Json = dict[str, Any]
 
 SERVICE_NETWORK = ipaddress.ip_network("127.96.0.0/16")
 """Loopback, so that a process of this machine can listen on a Service's address without root."""
-DEFAULT_GRACE = 30
+
+_PARTS = ("spec", "status")
+__all__ = ["bare", "created", "defaulted", "established", "grace_seconds"]
+
+
+def bare(resource: Resource, body: Json) -> Json:
+    """What an object of the kind has before anybody says anything: nobody owns that."""
+    if resource.custom:
+        return {"metadata": {}}
+    parts: Json = {part: {} for part in _PARTS if part in body}
+    if resource.key == "pods":
+        parts["spec"] = {"containers": []}
+    if resource.key == "events":
+        parts = {"involvedObject": {}, "source": {}, "reportingComponent": "", "reportingInstance": ""}
+        parts |= dict.fromkeys(("eventTime", "firstTimestamp", "lastTimestamp"))
+    return {"metadata": {}, **parts}
 
 
 def created(storage: Storage, resource: Resource, body: Json) -> Json:
@@ -21,8 +35,6 @@ def created(storage: Storage, resource: Resource, body: Json) -> Json:
         return _pod(body)
     if resource.key == "services":
         return _service(storage, body)
-    if resource.key == "secrets":
-        return _secret(body)
     if resource.key == "namespaces":
         return {**body, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
     if resource.key == "persistentvolumeclaims":
@@ -60,111 +72,46 @@ def established(definition: Json) -> Json:
     return {**definition, "status": {"conditions": conditions, "acceptedNames": names, "storedVersions": stored}}
 
 
+_TOLERATED = [
+    {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
+    for what in ("not-ready", "unreachable")
+]
+
+
 def _pod(body: Json) -> Json:
-    spec = {
-        "restartPolicy": "Always",
-        "terminationGracePeriodSeconds": DEFAULT_GRACE,
-        "dnsPolicy": "ClusterFirst",
-        "schedulerName": "default-scheduler",
-        "serviceAccountName": "default",
-        **body.get("spec", {}),
-    }
-    status: Json = {"phase": "Pending", "qosClass": "BestEffort"}
+    spec = {"serviceAccountName": "default", "serviceAccount": "default", **body["spec"]}
+    spec = {"priority": 0, "preemptionPolicy": "PreemptLowerPriority", **spec}
+    keys = {each.get("key") for each in spec.get("tolerations") or ()}
+    spec["tolerations"] = [*(spec.get("tolerations") or ()), *(each for each in _TOLERATED if each["key"] not in keys)]
+    status: Json = {"phase": "Pending", "qosClass": _quality(spec)}
     if spec.get("schedulingGates"):
         words = "Scheduling is blocked due to non-empty scheduling gates"
         gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": words}
-        status["conditions"] = [{**gated, "lastTransitionTime": body["metadata"]["creationTimestamp"]}]
+        since = body["metadata"]["creationTimestamp"]
+        status["conditions"] = [{**gated, "lastProbeTime": None, "lastTransitionTime": since}]
     return {**body, "spec": spec, "status": status}
 
 
+def _quality(spec: Json) -> str:
+    """The pod's quality of service, by what its containers request and are limited to."""
+    containers = [*spec["containers"], *(spec.get("initContainers") or ())]
+    asked = [each.get("resources") or {} for each in containers]
+    if not any(each.get("requests") or each.get("limits") for each in asked):
+        return "BestEffort"
+    whole = all(
+        {"cpu", "memory"} <= (each.get("limits") or {}).keys() and each["limits"] == each.get("requests")
+        for each in asked
+    )
+    return "Guaranteed" if whole else "Burstable"
+
+
 def _service(storage: Storage, body: Json) -> Json:
-    spec = {"type": "ClusterIP", "sessionAffinity": "None", **body.get("spec", {})}
-    spec["ports"] = [{"protocol": "TCP", "targetPort": port["port"], **port} for port in spec.get("ports", [])]
+    spec = dict(body["spec"])
     if not spec.get("clusterIP"):
         taken = {each["spec"].get("clusterIP") for each in storage.objects("services")}
         spec["clusterIP"] = next(str(ip) for ip in SERVICE_NETWORK.hosts() if str(ip) not in taken)
-    spec.setdefault("clusterIPs", [spec["clusterIP"]])
-    return {**body, "spec": spec, "status": {"loadBalancer": {}}}
-
-
-def _secret(body: Json) -> Json:
-    from base64 import b64encode
-
-    plain = body.get("stringData") or {}
-    data = {**(body.get("data") or {}), **{key: b64encode(text.encode()).decode() for key, text in plain.items()}}
-    kept = {key: value for key, value in body.items() if key != "stringData"}
-    return {**kept, "data": data, "type": body.get("type", "Opaque")}
-
-
-def validate(resource: Resource, body: Json) -> list[Json]:
-    """Causes for which a built-in object is refused."""
-    spec = body.get("spec") or {}
-    if resource.key == "pods" and not spec.get("containers"):
-        return [cause("FieldValueRequired", "spec.containers", "Required value")]
-    if resource.key == "services":
-        return _service_causes(spec)
-    if resource.key == "events":
-        return _event_causes(body)
-    if resource.key == "customresourcedefinitions.apiextensions.k8s.io":
-        return _definition_causes(body["metadata"].get("name", ""), spec)
-    return []
-
-
-def _service_causes(spec: Json) -> list[Json]:
-    ports = spec.get("ports") or []
-    if not ports and spec.get("clusterIP") != "None":
-        return [cause("FieldValueRequired", "spec.ports", "Required value")]
-    if len(ports) < 2:
-        return []
-    unnamed = [index for index, port in enumerate(ports) if not port.get("name")]
-    return [cause("FieldValueRequired", f"spec.ports[{index}].name", "Required value") for index in unnamed]
-
-
-def _event_causes(event: Json) -> list[Json]:
-    about, home = event.get("involvedObject") or {}, event["metadata"].get("namespace", "")
-    # What is cluster-wide has its events in the namespace default.
-    if about.get("namespace", "") in ("", home):
-        return []
-    words = f'Invalid value: "{about["namespace"]}": does not match event.namespace'
-    return [cause("FieldValueInvalid", "involvedObject.namespace", words)]
-
-
-def _definition_causes(name: str, spec: Json) -> list[Json]:
-    names = spec.get("names") or {}
-    given = {"spec.group": spec.get("group"), "spec.scope": spec.get("scope"), "spec.versions": spec.get("versions")}
-    given |= {f"spec.names.{key}": names.get(key) for key in ("plural", "kind")}
-    missing = [cause("FieldValueRequired", field, "Required value") for field, value in given.items() if not value]
-    if missing:
-        return missing
-    if name != f"{names['plural']}.{spec['group']}":
-        words = f'Invalid value: "{name}": must be spec.names.plural+"."+spec.group'
-        return [cause("FieldValueInvalid", "metadata.name", words)]
-    if sum(bool(version.get("storage")) for version in spec["versions"]) != 1:
-        words = "Invalid value: must have exactly one version marked as storage version"
-        return [cause("FieldValueInvalid", "spec.versions", words)]
-    return []
-
-
-def check_update(resource: Resource, before: Json, after: Json) -> None:
-    """Raise 422 for a change that a built-in object does not allow."""
-    if resource.key == "services":
-        _check_address(before, after)
-    if resource.key != "pods":
-        return
-    old, new = before["spec"], after["spec"]
-    changed = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
-    allowed = {"containers", "initContainers", "activeDeadlineSeconds", "tolerations", "nodeName", "schedulingGates"}
-    if changed - allowed:
-        words = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`"
-        raise invalid("Pod", "", before["metadata"]["name"], [cause("FieldValueForbidden", "spec", words)])
-
-
-def _check_address(before: Json, after: Json) -> None:
-    old, new = before["spec"].get("clusterIP"), after["spec"].get("clusterIP")
-    if old != new:
-        words = f'Invalid value: ["{new}"]: may not change once set'
-        wrong = cause("FieldValueInvalid", "spec.clusterIPs[0]", words)
-        raise invalid("Service", "", before["metadata"]["name"], [wrong])
+    families = {"clusterIPs": [spec["clusterIP"]], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}
+    return {**body, "spec": {**families, **spec}, "status": {"loadBalancer": {}}}
 
 
 def grace_seconds(resource: Resource, body: Json, options: Json) -> int:

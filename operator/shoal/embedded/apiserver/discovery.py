@@ -1,8 +1,10 @@
 """What is served: /api, /apis, resource lists, /version, OpenAPI."""
 
+from base64 import b64encode
+from hashlib import sha256
 from typing import Any
 
-from shoal.embedded.apiserver.resources import VERBS, Registry, Resource
+from shoal.embedded.apiserver.resources import CUSTOM_VERBS, VERBS, Registry, Resource
 
 Json = dict[str, Any]
 
@@ -48,12 +50,15 @@ def _entries(resource: Resource) -> list[Json]:
         "singularName": resource.singular,
         "namespaced": resource.namespaced,
         "kind": resource.kind,
-        "verbs": list(VERBS),
+        "verbs": list(CUSTOM_VERBS if resource.custom else VERBS),
     }
     if resource.short_names:
         main["shortNames"] = list(resource.short_names)
     if resource.categories:
         main["categories"] = list(resource.categories)
+    if resource.custom:
+        named = f"{resource.group}/{resource.version}/{resource.kind}"
+        main["storageVersionHash"] = b64encode(sha256(named.encode()).digest()[:8]).decode()
     entries = [main]
     for name in resource.subresources:
         scale = name == "scale"

@@ -57,12 +57,26 @@ def conflict(resource: str, group: str, name: str, why: str) -> StatusError:
     return StatusError(409, "Conflict", message, _full(details))
 
 
+def terminating(resource: str, group: str, name: str, namespace: str) -> StatusError:
+    """The namespace ends, and takes nothing new."""
+    qualified = f"{resource}.{group}" if group else resource
+    cause = {
+        "reason": "NamespaceTerminating",
+        "message": f"namespace {namespace} is being terminated",
+        "field": "metadata.namespace",
+    }
+    details = {"name": name, "group": group, "kind": resource, "causes": [cause]}
+    why = f"unable to create new content in namespace {namespace} because it is being terminated"
+    return StatusError(403, "Forbidden", f'{qualified} "{name}" is forbidden: {why}', _full(details))
+
+
 MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 
 
 def invalid(kind: str, group: str, name: str, causes: list[Json]) -> StatusError:
     """Fields that the object may not have; each cause has reason, message and field."""
-    listed = [f"{cause['field']}: {cause['message']}" for cause in causes]
+    # The same words are said once, though their causes are all told.
+    listed = list(dict.fromkeys(f"{cause['field']}: {cause['message']}" for cause in causes))
     text = listed[0] if len(listed) == 1 else f"[{', '.join(listed)}]"
     qualified = f"{kind}.{group}" if group else kind
     details = {"name": name, "group": group, "kind": kind, "causes": causes}
@@ -88,6 +102,18 @@ def unsupported_media_type(*accepted: str) -> StatusError:
 def method_not_allowed() -> StatusError:
     """The resource does not do this."""
     return StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+
+
+def not_supported(action: str, resource: str, group: str) -> StatusError:
+    """A custom resource does not do this."""
+    words = f'{action} is not supported on resources of kind "{resource}.{group}"'
+    return StatusError(405, "MethodNotAllowed", words, {"group": group, "kind": resource})
+
+
+def not_acceptable() -> StatusError:
+    """The client takes no form that the server has."""
+    forms = "application/json, application/yaml, application/vnd.kubernetes.protobuf"
+    return StatusError(406, "NotAcceptable", f"406: Not Acceptable\n\nAvailable representations: {forms}")
 
 
 def _full(details: Json) -> Json:

@@ -1,11 +1,12 @@
 """Names that objects may have, and what kube-apiserver says of others."""
 
 import re
+from typing import Any
 
 from shoal.embedded.apiserver.resources import Resource
 from shoal.embedded.apiserver.schema import cause
 
-Json = dict[str, object]
+Json = dict[str, Any]
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
@@ -31,8 +32,15 @@ _WORDS = {
 _BY_KEY = {"namespaces": _LABEL, "services": _SERVICE}
 
 
-def validate(resource: Resource, name: str) -> list[Json]:
-    """Causes for which an object of this resource cannot have this name."""
+def validate(resource: Resource, metadata: dict[str, Any]) -> list[Json]:
+    """Causes for which an object of this resource cannot have this name, or this start of a generated one."""
+    found = _misnamed(resource, metadata["name"], "metadata.name")
+    prefix = metadata.get("generateName")
+    # What is generated ends with a letter or digit.
+    return [*(_misnamed(resource, prefix.rstrip("-") + "a", "metadata.generateName") if prefix else []), *found]
+
+
+def _misnamed(resource: Resource, name: str, field: str) -> list[Json]:
     if resource.group == "rbac.authorization.k8s.io" and not {"/", "%"} & set(name):
         # Roles may have any name that fits into a path, such as `system:node`.
         return []
@@ -42,6 +50,8 @@ def validate(resource: Resource, name: str) -> list[Json]:
     found = []
     if len(name) > longest:
         found.append(shown + f"must be no more than {longest} characters")
-    if not re.fullmatch(pattern, name):
+    if resource.key == "namespaces" and "." in name:
+        found.append(f"{shown}must not contain dots")
+    elif not re.fullmatch(pattern, name):
         found.append(shown + f"{words}, regex used for validation is '{pattern}')")
-    return [cause("FieldValueInvalid", "metadata.name", text) for text in found]
+    return [cause("FieldValueInvalid", field, text) for text in found]

@@ -2,12 +2,14 @@
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from shoal.embedded.apiserver import apply as server_side
-from shoal.embedded.apiserver import builtin, names, rules
+from shoal.embedded.apiserver import builtin, checks, names, rules
+from shoal.embedded.apiserver import metadata as metadata_rules
 from shoal.embedded.apiserver.errors import (
     MODIFIED,
     StatusError,
@@ -16,7 +18,9 @@ from shoal.embedded.apiserver.errors import (
     conflict,
     invalid,
     not_found,
+    terminating,
 )
+from shoal.embedded.apiserver.options import NOBODY, Options
 from shoal.embedded.apiserver.resources import Resource
 from shoal.embedded.apiserver.schema import cause, default, is_blocking, prune, validate
 from shoal.embedded.apiserver.storage import Storage
@@ -35,19 +39,11 @@ _OMITTED_EMPTY = ("labels", "annotations", "finalizers", "ownerReferences", "man
 _SYSTEM_METADATA = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
 
 
-_METADATA: Json = {
-    "type": "object",
-    "x-kubernetes-preserve-unknown-fields": True,
-    "properties": {
-        "finalizers": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
-        "ownerReferences": {
-            "type": "array",
-            "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["uid"],
-        },
-    },
-}
+_NUMBERED = frozenset(
+    {"pods", "networkpolicies.networking.k8s.io", "poddisruptionbudgets.policy", "priorityclasses.scheduling.k8s.io"}
+    | {"customresourcedefinitions.apiextensions.k8s.io", "replicationcontrollers"}
+)
+"""Built-in kinds that count changes of their spec; custom ones all do."""
 
 
 def timestamp() -> str:
@@ -70,23 +66,33 @@ class Objects:
         return self._presented(resource, found)
 
     def create(
-        self, resource: Resource, namespace: str, body: Json, *, strict: bool = False, dry: bool = False
+        self,
+        resource: Resource,
+        namespace: str,
+        body: Json,
+        options: Options = NOBODY,
     ) -> Json:
         """Store a new object. Raises 409 for a name that is taken, 404 for a missing namespace, 422 for a misfit."""
-        metadata = dict(body.get("metadata") or {})
+        metadata = {key: value for key, value in (body.get("metadata") or {}).items() if value is not None}
+        metadata_rules.check_types(metadata)
         if not metadata.get("name"):
             prefix = metadata.get("generateName")
             if not prefix:
                 text = cause("FieldValueRequired", "metadata.name", "Required value: name or generateName is required")
                 raise invalid(resource.kind, resource.group, "", [text])
+            prefix = prefix[: metadata_rules.LONGEST_PREFIX]
             metadata["name"] = prefix + "".join(secrets.choice(_ALPHABET) for _ in range(5))
         self._check_scope(resource, namespace, metadata)
-        metadata |= {"uid": str(uuid4()), "creationTimestamp": timestamp(), "generation": 1}
-        metadata.pop("resourceVersion", None)
+        if metadata.get("resourceVersion"):
+            raise StatusError(500, "", "resourceVersion should not be set on objects to be created")
+        metadata = {key: value for key, value in metadata.items() if key not in (*_SYSTEM_METADATA, "selfLink")}
+        metadata |= {"uid": str(uuid4()), "creationTimestamp": timestamp()}
+        if _is_numbered(resource):
+            metadata["generation"] = 1
         if resource.namespaced:
             metadata["namespace"] = namespace
         name = metadata["name"]
-        misnamed = names.validate(resource, name)
+        misnamed = names.validate(resource, metadata)
         if misnamed:
             raise invalid(resource.kind, resource.group, name, misnamed)
         if self._storage.get(resource.key, namespace, name) is not None:
@@ -94,9 +100,12 @@ class Objects:
         fresh = {**body, "apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
         if resource.custom and "status" in resource.subresources:
             fresh.pop("status", None)
-        fresh = self._admitted(resource, fresh, None, strict=strict)
+        fresh = self._admitted(resource, builtin.defaulted(resource, fresh), None, strict=options.strict)
+        if options.manager:
+            start = builtin.bare(resource, fresh)
+            fresh = server_side.written(start, fresh, options.manager, "", _typed(resource), timestamp())
         fresh = builtin.created(self._storage, resource, fresh)
-        return fresh if dry else self._storage.put(resource.key, fresh)
+        return fresh if options.dry else self._storage.put(resource.key, fresh)
 
     def update(
         self,
@@ -104,29 +113,37 @@ class Objects:
         namespace: str,
         name: str,
         change: Change,
+        options: Options = NOBODY,
         *,
         subresource: str = "",
-        strict: bool = False,
-        dry: bool = False,
     ) -> Json:
         """Store `change(object)` in the object's place; of a subresource only its part. Raises 404, 409, 422."""
         before = self.get(resource, namespace, name)
         after = change(before)
-        asked = (after.get("metadata") or {}).get("resourceVersion")
+        given = after.get("metadata") or {}
+        metadata_rules.check_types(given)
+        asked = given.get("resourceVersion")
         if asked and asked != before["metadata"]["resourceVersion"]:
             raise conflict(resource.plural, resource.group, name, MODIFIED)
         if not asked and resource.custom:
             missing = cause("FieldValueInvalid", "metadata.resourceVersion", _UNVERSIONED)
             raise invalid(resource.plural, resource.group, name, [missing])
+        self._check_system(resource, before["metadata"], given)
         after = self._merged(resource, before, after, subresource)
-        after = self._admitted(resource, after, before, strict=strict)
+        after = self._admitted(resource, builtin.defaulted(resource, after), before, strict=options.strict)
         if not subresource:
-            builtin.check_update(resource, before, after)
+            checks.check_update(resource, before, after)
+        if options.manager:
+            after = server_side.written(before, after, options.manager, subresource, _typed(resource), timestamp())
         if _content(after) == _content(before):
             return before
-        if _without_status(after) != _without_status(before) and not subresource:
+        if (
+            _is_numbered(resource)
+            and _without_status(after) != _without_status(before)
+            and subresource in ("", "scale")
+        ):
             after["metadata"]["generation"] = before["metadata"].get("generation", 1) + 1
-        if dry:
+        if options.dry:
             return after
         stored = self._storage.put(resource.key, after)
         return self._finish(resource, stored)
@@ -137,31 +154,30 @@ class Objects:
         namespace: str,
         name: str,
         config: Json,
-        manager: str,
+        options: Options,
         *,
-        force: bool,
         subresource: str = "",
-        strict: bool = False,
-        dry: bool = False,
     ) -> tuple[Json, bool]:
         """Server-side apply; returns the object and whether it is new."""
-        if not manager:
-            needed = cause("FieldValueRequired", "fieldManager", "Required value: is required for apply patch")
-            raise invalid("PatchOptions", "meta.k8s.io", "", [needed])
-        config = {**config, "apiVersion": resource.api_version, "kind": resource.kind}
-        config["metadata"] = {**(config.get("metadata") or {}), "name": name}
+        config = {**config, "metadata": {**(config.get("metadata") or {}), "name": name}}
+        if subresource == "status":
+            config = {key: config[key] for key in ("apiVersion", "kind", "status") if key in config}
+            config["metadata"] = {"name": name}
+        elif "status" in resource.subresources:
+            config.pop("status", None)
         if resource.custom:
             _check_declared(resource, config)
-        schema = _full_schema(resource) if resource.custom else None
+        unowned = replace(options, manager="", strict=False)
+        schema, applier = _typed(resource), f"{options.manager}/{subresource}"
 
         def change(live: Json | None) -> Json:
-            return server_side.apply(live, config, manager, force=force, schema=schema, now=timestamp())
+            return server_side.apply(live, config, applier, force=options.force, schema=schema, now=timestamp())
 
         if self._storage.get(resource.key, namespace, name) is None:
             if subresource:
                 raise not_found(resource.plural, resource.group, name)
-            return self.create(resource, namespace, change(None), dry=dry), True
-        return self.update(resource, namespace, name, change, subresource=subresource, dry=dry), False
+            return self.create(resource, namespace, change(None), unowned), True
+        return self.update(resource, namespace, name, change, unowned, subresource=subresource), False
 
     def delete(self, resource: Resource, namespace: str, name: str, options: Json, *, dry: bool = False) -> Json:
         """Delete an object, or mark it where finalizers or a grace period keep it. Raises 404, 409."""
@@ -177,17 +193,26 @@ class Objects:
             finalizers.append("orphan")
         if propagation == "Foreground" and "foregroundDeletion" not in finalizers:
             finalizers.append("foregroundDeletion")
-        if not finalizers and grace == 0:
+        if not finalizers and grace == 0 and resource.key != "namespaces":
             if resource.key == "pods":
                 # A pod is always said to end first, even when it is gone in the same moment.
                 marks = {"deletionTimestamp": timestamp(), "deletionGracePeriodSeconds": 0}
+                if "deletionTimestamp" not in metadata:
+                    metadata = _counted(metadata)
                 before = {**before, "metadata": {**metadata, **marks}}
             return self._remove(resource, before)
         marked = metadata.get("deletionTimestamp")
         shorter = grace < metadata.get("deletionGracePeriodSeconds", grace + 1)
         if marked and not shorter:
             return before
-        metadata |= {"deletionTimestamp": timestamp(), "deletionGracePeriodSeconds": grace}
+        if not marked:
+            metadata = _counted(metadata)
+        if resource.key == "namespaces":
+            # It goes when all that is in it has gone.
+            before = {**before, "status": {**before.get("status", {}), "phase": "Terminating"}}
+        else:
+            metadata["deletionGracePeriodSeconds"] = grace
+        metadata["deletionTimestamp"] = timestamp()
         if finalizers:
             metadata["finalizers"] = finalizers
         return self._finish(resource, self._storage.put(resource.key, {**before, "metadata": metadata}))
@@ -196,7 +221,7 @@ class Objects:
         """Remove an object that is marked for deletion and that nothing keeps any more."""
         metadata = body["metadata"]
         kept = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds", 0)
-        if "deletionTimestamp" in metadata and not kept:
+        if "deletionTimestamp" in metadata and not kept and resource.key != "namespaces":
             return self._remove(resource, body)
         return body
 
@@ -233,7 +258,8 @@ class Objects:
         """Prune, default and validate a custom object; built-in ones are taken as they come, but for a few checks."""
         name = body["metadata"].get("name", "")
         if not resource.custom:
-            causes = builtin.validate(resource, body)
+            checks.check_body(resource, body)
+            causes = metadata_rules.refused(body["metadata"]) + checks.validate(resource, body)
             if causes:
                 raise invalid(resource.kind, resource.group, name, causes)
             return body
@@ -244,7 +270,8 @@ class Objects:
             start = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
             raise bad_request(f"{start}: strict decoding error: {words}")
         body = default(body, schema)
-        causes = validate({key: value for key, value in body.items() if key != "metadata"}, _without_metadata(schema))
+        causes = metadata_rules.refused(body["metadata"])
+        causes += validate({key: value for key, value in body.items() if key != "metadata"}, _without_metadata(schema))
         if not is_blocking(causes):
             causes += rules.broken(body, schema, before) if before is not None else rules.broken(body, schema)
         elif rules.any_in(schema):
@@ -252,6 +279,18 @@ class Objects:
         if causes:
             raise invalid(resource.kind, resource.group, name, causes)
         return dict(body)
+
+    def _check_system(self, resource: Resource, before: Json, after: Json) -> None:
+        name = before["name"]
+        uid = after.get("uid")
+        if uid and uid != before["uid"] and not resource.custom:
+            why = "StorageError: invalid object, Code: 4, Key: "
+            why += f"/registry/{resource.plural}/{before.get('namespace')}/{name}, ResourceVersion: 0, "
+            why += f"AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, "
+            raise conflict(resource.plural, resource.group, name, f"{why}UID in object meta: {before['uid']}")
+        causes = metadata_rules.changed(before, after, custom=resource.custom)
+        if causes:
+            raise invalid(resource.kind, resource.group, name, causes)
 
     def _presented(self, resource: Resource, body: Json) -> Json:
         if body["apiVersion"] == resource.api_version:
@@ -269,8 +308,7 @@ class Objects:
         if home is None:
             raise not_found("namespaces", "", namespace)
         if "deletionTimestamp" in home["metadata"]:
-            message = f'{resource.plural} "{metadata["name"]}" is forbidden: namespace {namespace} is being terminated'
-            raise StatusError(403, "Forbidden", message)
+            raise terminating(resource.plural, resource.group, metadata["name"], namespace)
 
     def _check_preconditions(self, resource: Resource, body: Json, wanted: Json) -> None:
         metadata = body["metadata"]
@@ -305,9 +343,23 @@ def _full_schema(resource: Resource) -> Json:
         **schema.get("properties", {}),
         "apiVersion": {"type": "string"},
         "kind": {"type": "string"},
-        "metadata": _METADATA,
+        "metadata": metadata_rules.SCHEMA,
     }
     return {**schema, "properties": properties}
+
+
+def _counted(metadata: Json) -> Json:
+    """Metadata of what is marked for deletion: that is a change of what is wanted, and counts as one."""
+    return {**metadata, "generation": metadata["generation"] + 1} if "generation" in metadata else metadata
+
+
+def _is_numbered(resource: Resource) -> bool:
+    return resource.custom or resource.key in _NUMBERED
+
+
+def _typed(resource: Resource) -> Json | None:
+    """The schema by which fields are owned; None for built-in kinds, whose fields are known by their names."""
+    return _full_schema(resource) if resource.custom else None
 
 
 def _without_metadata(schema: Json) -> Json:
@@ -320,7 +372,8 @@ def _content(body: Json) -> Json:
     metadata = {
         key: value for key, value in body["metadata"].items() if key not in ("resourceVersion", "managedFields")
     }
-    managed = [(each["manager"], each["fieldsV1"]) for each in body["metadata"].get("managedFields", ())]
+    entries = body["metadata"].get("managedFields", ())
+    managed = [(each["manager"], each["operation"], each["fieldsV1"]) for each in entries]
     return {**body, "metadata": {**metadata, "managed": managed}}
 
 

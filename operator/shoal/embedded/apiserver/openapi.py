@@ -3,6 +3,7 @@
 from typing import Any
 
 from shoal.embedded.apiserver.resources import Registry, Resource
+from shoal.embedded.apiserver.schema import INT_OR_STRING
 
 Json = dict[str, Any]
 
@@ -75,5 +76,20 @@ def _operations(resource: Resource, name: str) -> Json:
 
 
 def _schema(resource: Resource) -> Json:
-    schema = {**(resource.schema or {"type": "object", "x-kubernetes-preserve-unknown-fields": True})}
+    schema = _published(resource.schema or {"type": "object", "x-kubernetes-preserve-unknown-fields": True})
     return {**schema, "x-kubernetes-group-version-kind": [_kind(resource)]}
+
+
+def _published(schema: Json) -> Json:
+    """A structural schema as clients are told it: what is an integer or a string says so."""
+    shown: Json = {}
+    for key, value in schema.items():
+        if key == "properties":
+            shown[key] = {name: _published(child) for name, child in value.items()}
+        elif key in ("items", "additionalProperties") and isinstance(value, dict):
+            shown[key] = _published(value)
+        else:
+            shown[key] = value
+    if schema.get(INT_OR_STRING):
+        shown.setdefault("anyOf", [{"type": "integer"}, {"type": "string"}])
+    return shown

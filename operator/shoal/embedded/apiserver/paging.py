@@ -1,34 +1,34 @@
-"""Lists in pages: the rest of a list is kept as it was when the list began."""
+"""Lists in pages: a token says of which version the list is and after which object it goes on."""
 
-import secrets
-from collections import OrderedDict
-from typing import Any
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NotBase64
+from dataclasses import dataclass
 
-from shoal.embedded.apiserver.errors import gone
+import orjson
 
-Json = dict[str, Any]
+from shoal.embedded.apiserver.errors import bad_request
 
-OPEN_LISTS = 200
-"""Unfinished lists that are kept; a client that comes back later is told to begin again, as kube-apiserver does."""
+_KIND = "meta.k8s.io/v1"
 
 
-class Pages:
-    """Unfinished lists by token."""
+@dataclass(frozen=True)
+class Place:
+    """Where a list goes on: in this version, after this object."""
 
-    def __init__(self) -> None:
-        self._rest: OrderedDict[str, tuple[list[Json], str]] = OrderedDict()
+    version: int
+    after: tuple[str, str]
 
-    def keep(self, items: list[Json], version: str) -> str:
-        """Keep the rest of a list; returns the token that continues it."""
-        token = secrets.token_urlsafe(12)
-        self._rest[token] = (items, version)
-        if len(self._rest) > OPEN_LISTS:
-            self._rest.popitem(last=False)
-        return token
+    def token(self) -> str:
+        """What the client hands back."""
+        start = f"{self.after[0]}/{self.after[1]}\0"
+        return urlsafe_b64encode(orjson.dumps({"v": _KIND, "rv": self.version, "start": start})).decode().rstrip("=")
 
-    def resume(self, token: str) -> tuple[list[Json], str]:
-        """The rest of a list and its version; raises 410 when it is no longer kept."""
-        found = self._rest.get(token)
-        if found is None:
-            raise gone("The provided continue parameter is too old to display a consistent list result.")
-        return found
+
+def place(token: str) -> Place:
+    """Where a token goes on; raises 400 for one that no server made."""
+    try:
+        body = orjson.loads(urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        namespace, _, name = str(body["start"]).rstrip("\0").partition("/")
+        return Place(int(body["rv"]), (namespace, name))
+    except (NotBase64, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise bad_request("invalid continue token: continue key is not valid") from error

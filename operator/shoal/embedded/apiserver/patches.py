@@ -47,6 +47,9 @@ def strategic_merge_patch(target: Any, patch: Any, field: str = "") -> Any:
     `$deleteFromPrimitiveList/…`.
     """
     if isinstance(patch, dict):
+        if patch.get("$patch") not in (None, "replace", "delete"):
+            shown = " ".join(f"{key}:{value}" for key, value in sorted(patch.items()))
+            raise StatusError(500, "", f"unknown patch type: {patch['$patch']} in map: map[{shown}]")
         if patch.get("$patch") == "replace":
             return {key: value for key, value in patch.items() if key != "$patch"}
         base = dict(target) if isinstance(target, dict) else {}
@@ -59,33 +62,57 @@ def strategic_merge_patch(target: Any, patch: Any, field: str = "") -> Any:
             elif not key.startswith("$"):
                 if value is None:
                     base.pop(key, None)
+                elif isinstance(value, list):
+                    base[key] = _merge_list(base.get(key) or [], value, key, _order(patch, key))
                 else:
                     base[key] = strategic_merge_patch(base.get(key), value, key)
+            elif key.startswith("$setElementOrder/") and (name := key.partition("/")[2]) not in patch:
+                base[name] = _merge_list(base.get(name) or [], [], name, _order(patch, name))
         return base
     if isinstance(patch, list):
-        return _merge_list(target if isinstance(target, list) else [], patch, field)
+        return _merge_list(target if isinstance(target, list) else [], patch, field, [])
     return deepcopy(patch)
 
 
-def _merge_list(target: list[Any], patch: list[Any], field: str) -> list[Any]:
+def _order(patch: Json, field: str) -> list[Any]:
+    """The order that a patch wants for a list, by its items' keys; empty for none."""
+    wanted = patch.get(f"$setElementOrder/{field}") or []
+    return [next(iter(each.values())) if isinstance(each, dict) else each for each in wanted]
+
+
+def _merge_list(target: list[Any], patch: list[Any], field: str, order: list[Any]) -> list[Any]:
     if field in SETS:
-        return target + [each for each in patch if each not in target]
+        return list(_ordered({each: each for each in target}, {each: each for each in patch}, order))
     key = MERGE_KEYS.get(field)
     if key == "port" and any("containerPort" in each for each in (*target, *patch) if isinstance(each, dict)):
         key = "containerPort"
     if key is None or not all(isinstance(each, dict) for each in patch):
         return deepcopy(patch)
-    result = [each for each in target if {"$patch": "delete", key: each.get(key)} not in patch]
-    for item in patch:
-        if item.get("$patch") == "delete":
-            result = [each for each in result if each.get(key) != item.get(key)]
-            continue
-        position = next((index for index, each in enumerate(result) if each.get(key) == item.get(key)), None)
-        if position is None:
-            result.append(strategic_merge_patch({}, item))
-        else:
-            result[position] = strategic_merge_patch(result[position], item)
-    return result
+    gone = [item.get(key) for item in patch if item.get("$patch") == "delete"]
+    if {"$patch": "replace"} in patch:
+        return [item for item in patch if "$patch" not in item]
+    left = {each.get(key): each for each in target if each.get(key) not in gone}
+    changed = {
+        item.get(key): strategic_merge_patch(left.get(item.get(key), {}), item)
+        for item in patch
+        if item.get("$patch") not in ("delete", "replace")
+    }
+    return list(_ordered(left, changed, order).values())
+
+
+def _ordered(left: dict[Any, Any], changed: dict[Any, Any], order: list[Any]) -> dict[Any, Any]:
+    """Patched items before the others, each kind in its order, but for others that stood before a patched one."""
+    places = {name: index for index, name in enumerate(left)}
+    merged = {**left, **changed}
+    first = [name for name in order if name in merged] if order else list(changed)
+    rest = [name for name in left if name not in first]
+    result: dict[Any, Any] = {}
+    for name in first:
+        while rest and name in places and places[rest[0]] < places[name]:
+            kept = rest.pop(0)
+            result[kept] = merged[kept]
+        result[name] = merged[name]
+    return {**result, **{name: merged[name] for name in (*rest, *changed) if name not in result}}
 
 
 def json_patch(target: Json, operations: Any) -> Any:
@@ -135,6 +162,8 @@ def _change(document: Any, path: list[str], kind: str, value: Any) -> Any:
     parent, last = _get(document, path[:-1]), path[-1]
     if isinstance(parent, list):
         index = len(parent) if last == "-" else int(last)
+        if kind == "add" and index > len(parent):
+            raise IndexError(index)
         if kind == "add":
             parent.insert(index, deepcopy(value))
         elif kind == "remove":
@@ -143,8 +172,6 @@ def _change(document: Any, path: list[str], kind: str, value: Any) -> Any:
             parent[index] = deepcopy(value)
     elif kind == "remove":
         del parent[last]
-    elif kind == "replace" and last not in parent:
-        raise KeyError(last)
     else:
         parent[last] = deepcopy(value)
     return document

@@ -29,8 +29,8 @@ def scale_of(resource: Resource, body: Json) -> Json:
 def scaled(resource: Resource, body: Json, scale: Json) -> Json:
     """The object with the number of replicas that a Scale asks for; raises 400 without one."""
     replicas = (scale.get("spec") or {}).get("replicas", 0)
-    if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 0:
-        raise bad_request(f"spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0")
+    if not isinstance(replicas, int) or isinstance(replicas, bool):
+        raise bad_request(f"spec.replicas: Invalid value: {replicas}: must be a number")
     asked = (scale.get("metadata") or {}).get("resourceVersion")
     version = asked or body["metadata"]["resourceVersion"]
     changed = {**body, "metadata": {**body["metadata"], "resourceVersion": version}}

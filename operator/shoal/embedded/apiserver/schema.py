@@ -56,6 +56,9 @@ def default(value: Any, schema: Json) -> Any:
         for key, child in schema.get("properties", {}).items():
             if filled.get(key) is None and "default" in child:
                 filled[key] = deepcopy(child["default"])
+            elif key in filled and filled[key] is None and not child.get("nullable"):
+                # Null stands for nothing where it is no value.
+                del filled[key]
             if key in filled:
                 filled[key] = default(filled[key], child)
         extra = schema.get("additionalProperties")

@@ -5,39 +5,109 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.embedded.apiserver.errors import bad_request
+from shoal.embedded.apiserver.metadata import label_value, qualified
 
 Json = dict[str, Any]
 Predicate = Callable[[Json], bool]
+Labels = dict[str, str]
 
-_TERM = re.compile(
-    r"\s*(?P<not>!)?\s*(?P<key>[A-Za-z0-9._/-]+)\s*(?:(?P<op>==|=|!=|\bin\b|\bnotin\b)\s*(?P<value>\([^)]*\)|[^,()]*))?\s*(?:,|$)"
-)
+_WORD = re.compile(r"\s*(==|!=|[=!<>(),]|[^\s=!<>(),]+)")
+_OPERATORS = ("in", "notin", "=", "==", "!=", "gt", "lt")
+_SIGNS = frozenset({"=", "==", "!=", "!", "<", ">", "(", ")", ","})
 
 
 def label_predicate(selector: str) -> Predicate:
     """Whether an object's labels fit a selector such as `a=b,c!=d,e in (f,g),!h`; raises 400 for other text."""
-    checks: list[Callable[[dict[str, str]], bool]] = []
-    position = 0
-    while position < len(selector):
-        match = _TERM.match(selector, position)
-        if match is None or match.end() == position:
-            raise bad_request(f"unable to parse requirement: {selector!r}")
-        checks.append(_label_check(match["key"], match["op"], (match["value"] or "").strip(), bool(match["not"])))
-        position = match.end()
+    checks = _Parser(selector).requirements()
     return lambda body: all(check(body["metadata"].get("labels") or {}) for check in checks)
 
 
-def _label_check(key: str, operator: str | None, value: str, absent: bool) -> Callable[[dict[str, str]], bool]:
-    if operator is None:
-        return lambda labels: (key in labels) != absent
-    if operator in ("=", "=="):
-        return lambda labels: labels.get(key) == value
-    if operator == "!=":
-        return lambda labels: labels.get(key) != value
-    values = {each.strip() for each in value.strip("()").split(",")}
-    if operator == "in":
-        return lambda labels: labels.get(key) in values
-    return lambda labels: labels.get(key) not in values
+class _Parser:
+    """Reads a label selector word by word, and complains in kube-apiserver's words."""
+
+    def __init__(self, text: str) -> None:
+        self._words = _WORD.findall(text)
+        self._at = 0
+
+    def requirements(self) -> list[Callable[[Labels], bool]]:
+        found = []
+        while self._peek():
+            if self._peek() not in ("!",) and self._peek() in _SIGNS:
+                raise bad_request(f"found '{self._peek()}', expected: !, identifier, or 'end of string'")
+            found.append(self._requirement())
+            if self._peek() not in ("", ","):
+                raise bad_request(f"found '{self._peek()}', expected: ',' or 'end of string'")
+            if self._next() == "," and self._peek() in ("", ","):
+                raise bad_request(f"found '{self._peek()}', expected: identifier after ','")
+        return found
+
+    def _peek(self) -> str:
+        return self._words[self._at] if self._at < len(self._words) else ""
+
+    def _next(self) -> str:
+        word = self._peek()
+        self._at += 1
+        return word
+
+    def _requirement(self) -> Callable[[Labels], bool]:
+        absent = self._peek() == "!"
+        if absent:
+            self._next()
+        key = self._next()
+        for words in qualified(key):
+            raise _unparsed(f'<nil>: Invalid value: "{key}": {words}')
+        if absent or self._peek() in ("", ","):
+            return lambda labels: (key in labels) != absent
+        operator = self._next()
+        if operator in ("in", "notin"):
+            values = self._values()
+            return lambda labels: (labels.get(key) in values) == (operator == "in")
+        if operator in ("<", ">"):
+            return self._bound(key, operator)
+        if operator not in ("=", "==", "!="):
+            raise _unparsed(f"found '{operator}', expected: {', '.join(_OPERATORS)}")
+        value = "" if self._peek() in ("", ",") else self._value(self._next())
+        return lambda labels: (labels.get(key) == value) == (operator != "!=")
+
+    def _value(self, word: str) -> str:
+        if word in _SIGNS:
+            raise _unparsed(f"found '{word}', expected: identifier")
+        for words in label_value(word):
+            raise _unparsed(f'values[0][KEY]: Invalid value: "{word}": {words}')
+        return word
+
+    def _bound(self, key: str, operator: str) -> Callable[[Labels], bool]:
+        word = self._next()
+        if not re.fullmatch(r"[+-]?\d+", word):
+            words = "for 'Gt', 'Lt' operators, the value must be an integer"
+            raise _unparsed(f'values[0]: Invalid value: "{word}": {words}')
+        limit, above = int(word), operator == ">"
+
+        def fits(labels: Labels) -> bool:
+            text = labels.get(key, "")
+            return bool(re.fullmatch(r"[+-]?\d+", text)) and (int(text) > limit if above else int(text) < limit)
+
+        return fits
+
+    def _values(self) -> set[str]:
+        word = self._next()
+        if word != "(":
+            raise _unparsed(f"found '{word}' expected: '('")
+        values: set[str] = set()
+        while True:
+            if self._peek() not in (",", ")", ""):
+                values.add(self._value(self._next()))
+            elif self._peek() in (",", ")"):
+                values.add("")
+            word = self._next()
+            if word == ")":
+                return values
+            if word != ",":
+                raise _unparsed(f"found '{word}', expected: ',' or ')'")
+
+
+def _unparsed(words: str) -> Exception:
+    return bad_request(f"unable to parse requirement: {words}")
 
 
 _FIELDS = {
@@ -57,15 +127,19 @@ _FIELDS = {
 """Fields that kube-apiserver can select by, beside `metadata.name` and `metadata.namespace`."""
 
 
-def field_predicate(selector: str, resource: str) -> Predicate:
+def field_predicate(selector: str, resource: str, *, custom: bool = False) -> Predicate:
     """Whether an object's fields fit a selector such as `metadata.name=a,status.phase!=Running`; raises 400 for a
     field that objects of the resource (its storage key) cannot be selected by.
     """
     known = {"metadata.name", "metadata.namespace", *_FIELDS.get(resource, ())}
-    terms = [_split(term) for term in selector.split(",") if term]
+    terms = [_split(selector, term) for term in selector.split(",") if term]
     for path, _, _ in terms:
-        if path not in known:
+        if path not in known and (custom or resource in _FIELDS):
             raise bad_request(f"field label not supported: {path}")
+        if path not in known:
+            raise bad_request(
+                f'"{path}" is not a known field selector: only "metadata.name", "metadata.namespace"',
+            )
     checks = [_field_check(*term) for term in terms]
     return lambda body: all(check(body) for check in checks)
 
@@ -75,12 +149,12 @@ def _field_check(path: str, operator: str, value: str) -> Predicate:
     return lambda body: (_at(body, parts) == value) == (operator == "=")
 
 
-def _split(term: str) -> tuple[str, str, str]:
+def _split(selector: str, term: str) -> tuple[str, str, str]:
     for operator in ("!=", "==", "="):
         path, found, value = term.partition(operator)
         if found:
             return path.strip(), "!=" if operator == "!=" else "=", value.strip()
-    raise bad_request(f"invalid selector: {term!r}; can't understand it")
+    raise bad_request(f"invalid selector: '{selector}'; can't understand '{term}'")
 
 
 def _at(body: Any, parts: list[str]) -> str:

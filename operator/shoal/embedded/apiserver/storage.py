@@ -82,6 +82,18 @@ class Storage:
         found = self._objects.get(resource, {})
         return [found[key] for key in sorted(found) if namespace is None or key[0] == namespace]
 
+    def objects_at(self, resource: str, version: int, namespace: str | None = None) -> list[Json]:
+        """Objects as they were in a version, sorted as `objects`; raises 410 when that is no longer known."""
+        found = dict(self._objects.get(resource, {}))
+        for change in reversed(self.since(resource, version)):
+            metadata = change.body["metadata"]
+            key = (metadata.get("namespace", ""), metadata["name"])
+            if change.previous is None:
+                found.pop(key, None)
+            else:
+                found[key] = change.previous
+        return [found[key] for key in sorted(found) if namespace is None or key[0] == namespace]
+
     def everything(self) -> list[tuple[str, Json]]:
         """All objects, with their resource."""
         return [(resource, body) for resource, objects in self._objects.items() for body in objects.values()]

@@ -6,25 +6,31 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from shoal.embedded.apiserver.resources import Resource
+from shoal.embedded.apiserver.resources import CRDS, Resource
 
 Json = dict[str, Any]
 Cells = Callable[[Json], list[Any]]
 
 
-def table(resource: Resource, items: list[Json], list_metadata: Json, *, whole: bool = False) -> Json:
-    """A meta.k8s.io Table of these objects; `whole` puts whole objects into the rows instead of their metadata."""
+def table(resource: Resource, items: list[Json], list_metadata: Json, include: str = "") -> Json:
+    """A meta.k8s.io Table of these objects.
+
+    Args:
+        include: what the rows hold of the objects: "Object" all, "None" nothing, else their metadata.
+    """
     definitions, cells = _columns(resource)
+    shown: Callable[[Json], Any] = {"Object": lambda body: body, "None": lambda body: None}.get(include, partial)
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
         "metadata": list_metadata,
         "columnDefinitions": definitions,
-        "rows": [{"cells": cells(body), "object": body if whole else _partial(body)} for body in items],
+        "rows": [{"cells": cells(body), "object": shown(body)} for body in items],
     }
 
 
-def _partial(body: Json) -> Json:
+def partial(body: Json) -> Json:
+    """The object's metadata alone."""
     return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": body["metadata"]}
 
 
@@ -155,10 +161,28 @@ def _node_cells(body: Json) -> list[Any]:
 
 
 def _event_cells(body: Json) -> list[Any]:
-    about = body.get("involvedObject", {})
-    last = age(body.get("lastTimestamp") or body["metadata"].get("creationTimestamp"))
+    about, created = body.get("involvedObject", {}), body["metadata"].get("creationTimestamp")
+    source = body.get("source") or {}
     named = f"{about.get('kind', '').lower()}/{about.get('name', '')}"
-    return [last, body.get("type"), body.get("reason"), named, body.get("message", "").strip()]
+    first = age(body.get("firstTimestamp") or created)
+    last = age(body.get("lastTimestamp")) if body.get("lastTimestamp") else first
+    by = ", ".join(filter(None, (source.get("component") or body.get("reportingComponent"), source.get("host"))))
+    head = [last, body.get("type", ""), body.get("reason", ""), named, about.get("fieldPath", ""), by]
+    return [*head, body.get("message", "").strip(), first, body.get("count") or 1, body["metadata"]["name"]]
+
+
+def _account_cells(body: Json) -> list[Any]:
+    created = age(body["metadata"].get("creationTimestamp"))
+    return [body["metadata"]["name"], len(body.get("secrets") or ()), created]
+
+
+def _lease_cells(body: Json) -> list[Any]:
+    created = age(body["metadata"].get("creationTimestamp"))
+    return [body["metadata"]["name"], (body.get("spec") or {}).get("holderIdentity", ""), created]
+
+
+def _definition_cells(body: Json) -> list[Any]:
+    return [body["metadata"]["name"], body["metadata"].get("creationTimestamp")]
 
 
 def _namespace_cells(body: Json) -> list[Any]:
@@ -186,6 +210,14 @@ _SERVICE_HEADS = [
 ]
 
 
+_EVENT_HEADS = [
+    *(_definition(name) for name in ("Last Seen", "Type", "Reason", "Object")),
+    *(_definition(name, priority=1) for name in ("Subobject", "Source")),
+    _definition("Message"),
+    *(_definition(name, priority=1) for name in ("First Seen", "Count", "Name")),
+]
+
+
 def _heads(*names: str) -> list[Json]:
     return [_definition(name) for name in names]
 
@@ -194,7 +226,10 @@ _BUILTIN: dict[str, tuple[list[Json], Cells]] = {
     "pods": (_POD_HEADS, _pod_cells),
     "services": (_SERVICE_HEADS, _service_cells),
     "nodes": (_heads("Name", "Status", "Roles", "Age", "Version"), _node_cells),
-    "events": (_heads("Last Seen", "Type", "Reason", "Object", "Message"), _event_cells),
+    "events": (_EVENT_HEADS, _event_cells),
+    "serviceaccounts": (_heads("Name", "Secrets", "Age"), _account_cells),
+    "leases.coordination.k8s.io": (_heads("Name", "Holder", "Age"), _lease_cells),
+    f"{CRDS}.apiextensions.k8s.io": ([_definition("Name"), _definition("Created At", "date")], _definition_cells),
     "namespaces": (_heads("Name", "Status", "Age"), _namespace_cells),
     "configmaps": (_heads("Name", "Data", "Age"), _data_cells),
     "secrets": (_heads("Name", "Type", "Data", "Age"), _secret_cells),
