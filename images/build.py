@@ -54,13 +54,14 @@ def packages_of(build: Build, image: Image) -> Lock:
     return wheels.for_cpu(image.own, build.context(image) / "packages" / "wheels")
 
 
-def prepare(build: Build, image: Image, tools: Path) -> None:
-    """Lay out an image's context: lock, packages, installer; and Shoal for a role.
+def prepare(build: Build, image: Image, tools: Path, shoal: Path) -> None:
+    """Lay out an image's context: lock, packages, installer, Shoal.
 
     Args:
         build: how images are built.
         image: which.
         tools: folder of the installer.
+        shoal: Shoal's wheel.
     """
     context = build.context(image)
     for name in ("packages", "shoal"):
@@ -69,6 +70,9 @@ def prepare(build: Build, image: Image, tools: Path) -> None:
         for path in tools.iterdir():
             shutil.copy2(path, context / name / "tools")
     (context / "packages" / "wheels").mkdir(exist_ok=True)
+    for old in (context / "shoal").glob("shoal-*.whl"):
+        old.unlink()
+    shutil.copy2(shoal, context / "shoal")
     lock = packages_of(build, image)
     (context / "packages" / "packages.lock").write_text(render(lock))
     if not build.online:
@@ -107,8 +111,18 @@ def build_one(build: Build, image: Image, images: dict[str, Image]) -> None:
             say(f"{name} holds {found[1]}")
 
 
+def before(image: Image, wanted: list[Image]) -> list[str]:
+    """The images, by name, that must be built before another one.
+
+    Beside its parent that is an image which holds the same: built at once, both would write the same layer twice.
+    """
+    earlier = wanted[: wanted.index(image)]
+    same = [each.name for each in earlier if not (image.own or each.own) and each.parent == image.parent]
+    return [each.name for each in earlier if each.name == image.parent] + same
+
+
 def build_all(build: Build, wanted: list[Image], images: dict[str, Image]) -> None:
-    """Build images, parents first.
+    """Build images, two at a time: half of a build is a single thread that writes a layer.
 
     Args:
         build: how.
@@ -116,21 +130,23 @@ def build_all(build: Build, wanted: list[Image], images: dict[str, Image]) -> No
         images: all, by name.
     """
     tools = build.folder / "tools"
-    say("fetching packages" if not build.online else "fetching the installer")
+    say("fetching the installer" if build.online else "fetching packages")
     prepare_tools(tools)
     shoal = wheels.build_shoal(build.folder / "shoal")
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        prepared: dict[str, Future[None]] = {}
+    done: dict[str, Future[None]] = {}
+
+    def one(image: Image, ready: Future[None]) -> None:
+        # Futures of earlier images: they were handed out first, so that no two threads wait for each other.
+        for future in (ready, *(done[name] for name in before(image, wanted))):
+            future.result()
+        build_one(build, image, images)
+
+    with ThreadPoolExecutor(max_workers=2) as fetching, ThreadPoolExecutor(max_workers=2) as building:
         try:
             for image in wanted:
-                prepared[image.name] = pool.submit(prepare, build, image, tools)
-            for image in wanted:
-                prepared[image.name].result()
-                if image.role:
-                    place = build.context(image) / "shoal"
-                    for old in place.glob("shoal-*.whl"):
-                        old.unlink()
-                    shutil.copy2(shoal, place)
-                build_one(build, image, images)
+                done[image.name] = building.submit(one, image, fetching.submit(prepare, build, image, tools, shoal))
+            for future in done.values():
+                future.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            fetching.shutdown(cancel_futures=True)
+            building.shutdown(cancel_futures=True)

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from images.install import WANTED_PYTHON
-from images.locks import Lock, parse, render, with_cpu_torch
+from images.locks import Lock, parse, render, version, with_cpu_torch
 from images.progress import BuildError, must, say
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,6 +91,9 @@ def for_cpu(lock: Lock, folder: Path) -> Lock:
         folder: where torch goes.
     """
     chosen = with_cpu_torch(lock)
+    name, _, release = str(version(chosen, "torch")).partition("==")
+    if any(folder.glob(f"{name}-{release}-*.whl")):
+        return chosen
     try:
         download({"torch": chosen["torch"]}, folder)
     except BuildError as failure:

@@ -1,6 +1,7 @@
 """Which packages each image holds, and what images share."""
 
 import pytest
+from images.build import before
 from images.locks import Lock, version
 from images.plan import ACCELERATORS, ML_LIBRARIES, ROLES, Image, Names, chosen, lock_files, plan
 from images.wheels import read_lock
@@ -86,3 +87,16 @@ def test_layers_for_both_accelerators_stand_side_by_side() -> None:
     layer: Image = PLANS["cpu"]["learning"]
     assert Names("shoal", "1", "cpu").of(layer) != Names("shoal", "1", "gpu").of(layer)
     assert Names("shoal", "1", "cpu").of(layer) == "docker.io/shoal-layer/cpu-learning:1"
+
+
+@pytest.mark.parametrize("accelerator", ACCELERATORS)
+@pytest.mark.parametrize("roles", [(), ("agent",), ("trainer", "agent", "services")])
+def test_an_image_waits_for_its_parent_and_for_its_like(accelerator: str, roles: tuple[str, ...]) -> None:
+    """Services and agents hold the same; built at once, their last layer would exist twice."""
+    wanted = chosen(PLANS[accelerator], roles)
+    waits = {image.name: before(image, wanted) for image in wanted}
+    for index, image in enumerate(wanted):
+        assert set(waits[image.name]) <= {each.name for each in wanted[:index]}
+        assert image.parent in ("", *waits[image.name])
+    assert ("services" in waits["agent"]) == ("services" in waits)
+    assert all("operator" not in names for names in waits.values())
