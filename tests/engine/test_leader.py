@@ -138,9 +138,13 @@ async def test_leading_ends_by_the_clock_even_if_nothing_runs() -> None:
     async with a.running():
         await clock.advance(1)
         assert a.elector.leading
+        a.elector.fence("pods")
         leases.cut_off.add("a")
         clock.jump(10.5)  # a blocked event loop: no task got a turn
         assert not a.elector.leading
+        with pytest.raises(LeadershipLostError, match="pods are not written"):
+            a.elector.fence("pods")
+        a.elector.fence(str(LEASES))
 
 
 async def test_a_short_outage_costs_no_leadership() -> None:

@@ -183,6 +183,9 @@ class FakeElector:
         self.lost = asyncio.Event()
         self.overlap = False
 
+    def fence(self, resource: str) -> None:
+        """Anything may be written."""
+
     async def run(self, lead: Any) -> None:
         await self.acquired.wait()
         self.leading = True

@@ -139,5 +139,29 @@ async def test_a_network_that_comes_back_just_in_time_changes_nothing(kubernetes
             assert acted(server, "b") == 0
 
 
+@pytest.mark.slow
+async def test_a_replica_that_was_frozen_in_the_middle_of_its_work_writes_nothing_more(kubernetes: Kubernetes) -> None:
+    namespace, server = kubernetes.namespace, kubernetes.server
+    async with KubeClient(kubeconfig_source(kubernetes.kubeconfig)) as client, replica(kubernetes, "a") as a:
+        await until("a leads", lambda: leads(client, namespace, "a"))
+        async with replica(kubernetes, "b"):
+            await asyncio.sleep(5)  # b has started
+            kubernetes.kubectl("apply", "-f", "-", stdin=POOL.replace("replicas: 5", "replicas: 600"))
+            await until("a works", lambda: _more(server, "a", 100))
+            a.send_signal(signal.SIGSTOP)
+            frozen = acted(server, "a")
+            await until("b works", lambda: _more(server, "b", 10))
+            a.send_signal(signal.SIGCONT)
+            assert await asyncio.wait_for(a.wait(), 10) != 0
+            assert frozen < 600, "it was frozen too late to be in the middle of anything"
+
+            async def filled() -> bool:
+                return len(await members(client, namespace)) == 600
+
+            await until("b fills the pool", filled)
+            assert_one_after_the_other(server)
+            assert len(await members(client, namespace)) == 600
+
+
 async def _more(server: KubernetesServer, name: str, count: int) -> bool:
     return acted(server, name) >= count

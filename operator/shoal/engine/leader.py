@@ -21,10 +21,13 @@ from typing import Any
 from shoal.engine.clock import Clock, SystemClock
 from shoal.kube.client import KubeClient
 from shoal.kube.errors import ApiError, ConflictError, NotFoundError
-from shoal.kube.resources import LEASES
+from shoal.kube.resources import CORE_EVENTS, LEASES
 
 Json = dict[str, Any]
 log = logging.getLogger(__name__)
+
+
+UNFENCED = frozenset({str(LEASES), str(CORE_EVENTS)})
 
 
 class LeadershipLostError(Exception):
@@ -105,11 +108,21 @@ class LeaderElector:
         self._seen_at = 0.0
         self._until = float("-inf")
         self._complaint = ""
+        self._led = False
 
     @property
     def leading(self) -> bool:
         """Whether this process may act right now; False by itself as soon as a renewal is overdue."""
         return self._clock.now() < self._until
+
+    def fence(self, resource: str) -> None:
+        """Raise `LeadershipLostError` for a write that this process wanted to make while it led, and leads no more.
+
+        A process that was stopped for longer than its lease (a suspended machine, a debugger) goes on in the middle of
+        its work before anything else can tell it. The lease itself, and events about the past, may be written.
+        """
+        if self._led and not self.leading and resource not in UNFENCED:
+            raise LeadershipLostError(f"{self.identity} leads no more; {resource} are not written")
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Wait for the lease, then run `lead` for as long as it can be kept.
@@ -119,6 +132,7 @@ class LeaderElector:
         next candidate need not wait for it to expire.
         """
         await self._acquire()
+        self._led = True
         log.info("leading as %s", self.identity)
         work = asyncio.ensure_future(lead())
         keep = asyncio.ensure_future(self._keep())

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from shoal.engine.busy import Busy
 from shoal.engine.clock import Clock, SystemClock
 from shoal.engine.keys import ObjectKey
-from shoal.engine.leader import LeaderElector
+from shoal.engine.leader import LeaderElector, LeadershipLostError
 from shoal.engine.metrics import Metrics
 from shoal.engine.reflector import Reflector
 from shoal.engine.workqueue import QueueClosedError, WorkQueue
@@ -97,6 +97,8 @@ class Manager:
         self._troubles: list[Callable[[], list[str]]] = []
         self._explained: list[Callable[[Exception], bool]] = []
         client.observe(self.metrics.observe_request)
+        if elector is not None:
+            client.fence(elector.fence)
         self.metrics.leading.read(lambda: float(self.leading))
 
     # --- registering
@@ -327,7 +329,7 @@ class Manager:
         explained = any(knows(error) for knows in self._explained)
         level = logging.DEBUG if explained or known == text else logging.WARNING
         # What the API server refuses needs no stack to be understood; anything else is a bug.
-        trace = None if isinstance(error, ApiError | TimeoutError) else error
+        trace = None if isinstance(error, ApiError | TimeoutError | LeadershipLostError) else error
         log.log(level, "%s %s: %s (again in %.3g s)", controller.name, key, text, seconds, exc_info=trace)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -69,6 +69,13 @@ class KubeClient:
     def observe(self, observer: Observer) -> None:
         """Have `observer` called after each request (metrics)."""
         self._transport.observer = observer
+
+    def fence(self, check: Callable[[str], None]) -> None:
+        """Have `check` called with the resource of each write just before it is sent, again before each retry.
+
+        What it raises ends the call.
+        """
+        self._transport.fence = check
 
     # --- reading
 

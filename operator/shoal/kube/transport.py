@@ -52,6 +52,7 @@ class Transport:
         # so that busy callers kept others waiting until their time was over.
         self._slots = asyncio.Semaphore(REQUEST_CONNECTIONS)
         self.observer: Observer | None = None
+        self.fence: Callable[[str], None] | None = None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -84,6 +85,8 @@ class Transport:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send the call and give the answer if it is a success; a 401 is tried again once with newer credentials."""
         session, credentials = await self._connections.use(watch=watch)
+        if self.fence is not None and call.method != "GET":
+            self.fence(call.resource)
         started, status = time.perf_counter(), 0
         try:
             response = await self._send(call, session, credentials, timeout)
