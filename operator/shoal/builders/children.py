@@ -18,7 +18,7 @@ def build_service(owner: Owner, role: str) -> Manifest:
         "selector": {MANAGED_BY: MANAGER, ROLE: role, owner.label: owner.name},
         "ports": [{"name": "http", "port": port, "targetPort": port, "protocol": "TCP"}],
     }
-    return with_hash(_object(owner, "v1", "Service", owner.service(role), {"spec": spec}))
+    return with_hash(build_child(owner, "v1", "Service", owner.service(role), {"spec": spec}))
 
 
 def build_token_secret(owner: Owner, token: str) -> Manifest:
@@ -29,12 +29,12 @@ def build_token_secret(owner: Owner, token: str) -> Manifest:
         token: the token in clear; created once and never changed by a reconcile.
     """
     encoded = b64encode(token.encode()).decode()
-    return _object(owner, "v1", "Secret", owner.secret, {"type": "Opaque", "data": {TOKEN_KEY: encoded}})
+    return build_child(owner, "v1", "Secret", owner.secret, {"type": "Opaque", "data": {TOKEN_KEY: encoded}})
 
 
 def build_resource(owner: Owner, api_version: str, kind: str, name: str, spec: Manifest) -> Manifest:
     """A custom resource that another one owns."""
-    return with_hash(_object(owner, api_version, kind, name, {"spec": spec}))
+    return with_hash(build_child(owner, api_version, kind, name, {"spec": spec}))
 
 
 def with_hash(manifest: Manifest) -> Manifest:
@@ -44,7 +44,8 @@ def with_hash(manifest: Manifest) -> Manifest:
     return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
 
 
-def _object(owner: Owner, api_version: str, kind: str, name: str, content: Manifest) -> Manifest:
+def build_child(owner: Owner, api_version: str, kind: str, name: str, content: Manifest) -> Manifest:
+    """An object that the owner controls and garbage collection takes with it; `content` is all but its metadata."""
     metadata = {
         "name": name,
         "namespace": owner.namespace,

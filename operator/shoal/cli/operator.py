@@ -1,5 +1,6 @@
 """`shoal operator`: run the operator in the foreground; its pod's command."""
 
+import os
 from pathlib import Path
 
 import click
@@ -21,6 +22,19 @@ import click
 @click.option(
     "--leader-elect/--no-leader-elect", default=False, show_default=True, help="Needed with more than one replica."
 )
+@click.option(
+    "--network-policies/--no-network-policies",
+    default=True,
+    show_default=True,
+    help="Make NetworkPolicies for every pool, fleet and job.",
+)
+@click.option(
+    "--scrape-namespace",
+    "scrapers",
+    multiple=True,
+    metavar="NAME",
+    help="Those policies let this namespace read metrics; may be repeated.",
+)
 def command(
     kubeconfig: Path | None,
     namespace: str | None,
@@ -29,9 +43,12 @@ def command(
     workers: int,
     metrics_listen: str,
     leader_elect: bool,
+    network_policies: bool,
+    scrapers: tuple[str, ...],
 ) -> None:
     """Run the operator until it is told to stop."""
     from shoal.builders.images import Images
+    from shoal.builders.network import NetworkSettings
     from shoal.controllers.operator import OperatorSettings, run_operator
 
     overrides = dict(_role_image(entry) for entry in images)
@@ -43,6 +60,7 @@ def command(
             workers=workers,
             metrics_listen=metrics_listen,
             leader_elect=leader_elect,
+            network=NetworkSettings(network_policies, os.environ.get("POD_NAMESPACE", ""), scrapers),
         )
     )
 

@@ -8,23 +8,24 @@ from pydantic import ValidationError
 
 from shoal.api.labels import PORTS, Role
 from shoal.builders.images import Images
+from shoal.builders.network import NetworkSettings
 from shoal.controllers.effects import Effects, Subject
 from shoal.controllers.holders import Holders
 from shoal.controllers.kuberay import RayDesk
 from shoal.controllers.queueing import QueueDesk
 from shoal.controllers.status import StatusWriter
-from shoal.controllers.world import World
 from shoal.controllers.stored import read_conditions
+from shoal.controllers.world import World
 from shoal.engine.clock import Clock
 from shoal.engine.scrape import Scraper
 from shoal.kube.discovery import Neighbours
-from shoal.planner import conditions
 from shoal.kube.errors import InvalidError
+from shoal.planner import conditions
 from shoal.planner.conditions import Verdict
 from shoal.planner.observed import PodView
 
-Json = dict[str, Any]
 log = logging.getLogger(__name__)
+Json = dict[str, Any]
 
 
 SERVICES = (Role.BROKER, Role.GATEWAY, Role.DATA)
@@ -41,6 +42,7 @@ class Context:
     status: StatusWriter
     clock: Clock
     images: Images
+    network: NetworkSettings
     neighbours: Neighbours
     holders: Holders
     queues: QueueDesk

@@ -26,7 +26,16 @@ from shoal.kube.errors import (
     InvalidError,
     NotFoundError,
 )
-from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES, Resource
+from shoal.kube.resources import (
+    ENVIRONMENT_POOLS,
+    NETWORK_POLICIES,
+    PODS,
+    RL_JOBS,
+    ROLLOUT_FLEETS,
+    SECRETS,
+    SERVICES,
+    Resource,
+)
 from shoal.planner.actions import (
     Action,
     Apply,
@@ -45,7 +54,8 @@ from shoal.planner.observed import Expected, Holder
 log = logging.getLogger(__name__)
 
 RESOURCES = {
-    resource.kind: resource for resource in (PODS, SERVICES, SECRETS, ENVIRONMENT_POOLS, ROLLOUT_FLEETS, RL_JOBS)
+    resource.kind: resource
+    for resource in (PODS, SERVICES, SECRETS, NETWORK_POLICIES, ENVIRONMENT_POOLS, ROLLOUT_FLEETS, RL_JOBS)
 }
 PARALLEL_WRITES = 32
 """Writes of one pass in flight at once: enough to fill a pool fast, few enough to leave the API server to others."""

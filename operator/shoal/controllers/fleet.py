@@ -17,11 +17,12 @@ from shoal.api.v1alpha1.rolloutfleet import (
 )
 from shoal.builders import fleet
 from shoal.builders.children import build_service, build_token_secret
+from shoal.builders.network import fleet_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
-from shoal.engine.keys import ObjectKey
 from shoal.controllers.stored import read_status
+from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.kube.resources import ROLLOUT_FLEETS
@@ -105,6 +106,7 @@ def build(owner: Owner, spec: RolloutFleetSpec, context: Context, token: str) ->
         children=(
             build_token_secret(owner, token or secrets.token_urlsafe(32)),
             build_service(owner, Role.GATEWAY),
+            *fleet_policies(owner, context.network),
         ),
         gateway=fleet.build_gateway(owner, spec, context.images),
         engines=fleet.build_engines(owner, spec, context.images),

@@ -13,6 +13,7 @@ from typing import Any
 from shoal.api.labels import MANAGED_BY, MANAGER
 from shoal.api.v1alpha1 import EnvironmentPool, RLJob, RolloutFleet
 from shoal.builders.images import Images
+from shoal.builders.network import NetworkSettings
 from shoal.controllers.context import Context
 from shoal.controllers.effects import Effects, ExpectedBy
 from shoal.controllers.fleet import FleetController
@@ -40,7 +41,7 @@ from shoal.engine.visitor import NeighbourReflector
 from shoal.kube.client import KubeClient
 from shoal.kube.discovery import Neighbour, Neighbours
 from shoal.kube.kubeconfig import find_source
-from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
+from shoal.kube.resources import ENVIRONMENT_POOLS, NETWORK_POLICIES, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
 from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX
 
 COLLECT_AFTER = (100_000, 20, 20)
@@ -61,6 +62,7 @@ class OperatorSettings:
         workers: resources of each kind reconciled at once.
         metrics_listen: HOST:PORT of /healthz, /readyz and /metrics; empty for none.
         leader_elect: wait for the lease before acting; needed with more than one replica.
+        network: what the NetworkPolicies of the data plane need to know.
     """
 
     kubeconfig: Path | None = None
@@ -69,6 +71,7 @@ class OperatorSettings:
     workers: int = 8
     metrics_listen: str = ""
     leader_elect: bool = False
+    network: NetworkSettings = field(default_factory=NetworkSettings)
 
 
 def run_operator(settings: OperatorSettings) -> None:
@@ -100,7 +103,9 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
     queues = QueueDesk(client, neighbours, world, settings.images, clock)
     status = StatusWriter(client)
     rays = RayDesk(world)
-    context = Context(world, effects, scraper, status, clock, settings.images, neighbours, holders, queues, rays)
+    context = Context(
+        world, effects, scraper, status, clock, settings.images, settings.network, neighbours, holders, queues, rays
+    )
     manager = Manager(client, elector=_elector(client, settings), clock=clock)
     background = {"events": recorder.run, "scraper": scraper.run, "peers": peers.run, "neighbours": neighbours.run}
     for name, run in background.items():
@@ -160,7 +165,8 @@ def _wire(
     pods = manager.add_reflector(Reflector(client, PODS, world.pods, namespace=settings.namespace, labels=MANAGED))
     pods.on_change(expectations.observe)
     pods.on_change(wiring.child_changed)
-    for resource, children in ((SERVICES, world.services), (SECRETS, world.secrets)):
+    owned = ((SERVICES, world.services), (SECRETS, world.secrets), (NETWORK_POLICIES, world.policies))
+    for resource, children in owned if settings.network.enabled else owned[:2]:
         reflector_ = manager.add_reflector(
             Reflector(client, resource, children, namespace=settings.namespace, labels=MANAGED)
         )
@@ -200,15 +206,14 @@ _OWN = frozenset({ENVIRONMENT_POOLS, ROLLOUT_FLEETS, RL_JOBS})
 _SHARED = frozenset({PODS, SERVICES, SECRETS})
 
 
-def _check(
-    manager: Manager, client: KubeClient, context: Context, settings: OperatorSettings, wiring: Wiring
-) -> None:
+def _check(manager: Manager, client: KubeClient, context: Context, settings: OperatorSettings, wiring: Wiring) -> None:
     """Let each kind begin once its own caches are complete, and look for what stands in its way."""
     world = context.world
+    shared = _SHARED | {NETWORK_POLICIES} if settings.network.enabled else _SHARED
     kinds = (
-        Kind(ENVIRONMENT_POOLS, EnvironmentPool, world.pools, "pools", _SHARED | {ENVIRONMENT_POOLS}),
-        Kind(ROLLOUT_FLEETS, RolloutFleet, world.fleets, "fleets", _SHARED | {ROLLOUT_FLEETS}),
-        Kind(RL_JOBS, RLJob, world.jobs, "jobs", _SHARED | _OWN),
+        Kind(ENVIRONMENT_POOLS, EnvironmentPool, world.pools, "pools", shared | {ENVIRONMENT_POOLS}),
+        Kind(ROLLOUT_FLEETS, RolloutFleet, world.fleets, "fleets", shared | {ROLLOUT_FLEETS}),
+        Kind(RL_JOBS, RLJob, world.jobs, "jobs", shared | _OWN),
     )
     needs = {kind.controller: kind.needs for kind in kinds}
     for controller in manager.controllers:

@@ -11,11 +11,12 @@ from shoal.api.services.leases import BrokerStatus
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus, PoolUsage
 from shoal.builders import environment
 from shoal.builders.children import build_service, build_token_secret
+from shoal.builders.network import pool_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
-from shoal.engine.keys import ObjectKey
 from shoal.controllers.stored import read_status
+from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.kube.resources import ENVIRONMENT_POOLS
@@ -110,6 +111,7 @@ def build(owner: Owner, spec: EnvironmentPoolSpec, context: Context, token: str)
         children=(
             build_token_secret(owner, token or secrets.token_urlsafe(32)),
             build_service(owner, Role.BROKER),
+            *pool_policies(owner, spec.isolation, context.network),
         ),
         broker=environment.build_broker(owner, spec, context.images),
         members=environment.build_members(owner, spec, context.images),

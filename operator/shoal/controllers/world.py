@@ -23,7 +23,7 @@ SET = "set"
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A Service or Secret, cut down to what decides whether it is written again."""
+    """A Service, Secret or NetworkPolicy, cut down to what decides whether it is written again."""
 
     kind: str
     name: str
@@ -76,6 +76,7 @@ class World:
         self.ray_clusters: Store[RayClusterView] = Store(view_ray_cluster, owned)
         self.services: Store[Child] = Store(trim_child("Service"), owned)
         self.secrets: Store[Child] = Store(trim_child("Secret"), owned)
+        self.policies: Store[Child] = Store(trim_child("NetworkPolicy"), owned)
         self.pools: Store[Json] = Store(trim_resource, owned)
         self.fleets: Store[Json] = Store(trim_resource, owned)
         self.jobs: Store[Json] = Store(trim_resource)
@@ -96,11 +97,12 @@ class World:
 
     def children_of(self, uid: str) -> dict[tuple[str, str], str]:
         """(kind, name) -> hash of what the resource with this UID controls, less pods, their makers and Workloads."""
-        children = [*self.services.by_index(OWNER_UID, uid), *self.secrets.by_index(OWNER_UID, uid)]
+        stores = (self.services, self.secrets, self.policies)
+        children = [child for store in stores for child in store.by_index(OWNER_UID, uid)]
         present = {(child.kind, child.name): child.spec_hash for child in children}
         present |= {("RayCluster", each.name): each.spec_hash for each in self.ray_clusters.by_index(OWNER_UID, uid)}
-        for kind, store in (("EnvironmentPool", self.pools), ("RolloutFleet", self.fleets)):
-            for body in store.by_index(OWNER_UID, uid):
+        for kind, resources in (("EnvironmentPool", self.pools), ("RolloutFleet", self.fleets)):
+            for body in resources.by_index(OWNER_UID, uid):
                 digest = (body["metadata"].get("annotations") or {}).get(SPEC_HASH, "")
                 present[(kind, body["metadata"]["name"])] = digest
         return present

@@ -80,6 +80,8 @@ RULES: tuple[Rule, ...] = (
     Rule("", ("pods",), (*FOLLOW, "create", "delete"), "Start, follow and replace the pods of every plane."),
     Rule("", ("services",), (*FOLLOW, "patch"), "Give brokers, gateways and data managers a name.",
          implied=CREATED_BY_APPLY),
+    Rule("networking.k8s.io", ("networkpolicies",), (*FOLLOW, "patch"), "Let in who has to call a role alone.",
+         implied=CREATED_BY_APPLY),
     Rule("", ("secrets",), (*FOLLOW, "create"), "Make and read the bearer tokens between services, and nothing else."),
     Rule("", ("events",), ("create", "patch"), "Say what happened, and how often."),
     Rule("coordination.k8s.io", ("leases",), ("get", "create", "update"), "Elect one of several operators.",
