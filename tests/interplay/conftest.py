@@ -9,8 +9,8 @@ import pytest
 
 from shoal.kube.discovery import Neighbour
 from tests.embedded.apiserver.conftest import embedded
-from tests.interplay.neighbours import install
-from tests.interplay.stage import install_shoal, operator_account
+from tests.interplay.neighbours import definitions
+from tests.interplay.stage import install_shoal, operator_account, wait_served
 from tests.kubernetes import Kubernetes, KubernetesServer, ProgramsMissingError, find_programs, running_server
 
 __all__ = ["embedded"]
@@ -46,17 +46,22 @@ def settled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kuberne
     except ProgramsMissingError as reason:
         pytest.skip(str(reason))
     with running_server(tmp_path_factory.mktemp("settled")) as server:
+        # One call for all: each start of kubectl takes seconds on a busy machine.
+        files = [part for name in ("agent-sandbox", "leaderworkerset") for part in ("-f", str(definitions(name)))]
+        server.kubectl("apply", "--server-side", *files)
         install_shoal(server)
-        for neighbour in ("agent-sandbox", "leaderworkerset"):
-            install(server, neighbour)
+        for group in ("agents.x-k8s.io/v1beta1", "leaderworkerset.x-k8s.io/v1"):
+            wait_served(server, group)
         server.start_controller_manager()
         yield server
 
 
 @pytest.fixture
 def settled(settled_server: KubernetesServer) -> Kubernetes:
-    """A namespace of that server that belongs to this test alone."""
-    return Kubernetes(settled_server, settled_server.new_namespace())
+    """A namespace of that server that belongs to this test alone, and takes no pod that is not restricted."""
+    namespace = settled_server.new_namespace()
+    settled_server.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    return Kubernetes(settled_server, namespace)
 
 
 @pytest.fixture(scope="package")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -72,6 +73,14 @@ def _kept(sent: Any, stored: Any, path: str) -> None:
             _kept(value, stored[index], f"{path}[{index}]")
     else:
         assert sent == stored, path
+
+
+def wait_served(server: KubernetesServer, group_version: str) -> None:
+    """Return once the API server serves this group; a definition is served a moment after it is accepted."""
+    deadline = time.monotonic() + 60
+    while "resources" not in server.kubectl("get", "--raw", f"/apis/{group_version}", check=False):
+        assert time.monotonic() < deadline, f"{group_version} is not served"
+        time.sleep(0.1)
 
 
 class FakeNode:

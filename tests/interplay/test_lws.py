@@ -130,7 +130,8 @@ def _workers(body: Json, leader: Json) -> Json:
 def fleet(replicas: int, nodes: int = 2, **spec: Any) -> Json:
     group = {"name": "large", "nodes": nodes, "tensorParallel": 8, "replicas": {"min": 0, "max": 4}}
     body = changed("RolloutFleet", "spec.workerGroups", [group])
-    body["spec"] |= {"replicas": replicas, **spec}
+    # A restricted namespace takes no hostPath, which a model in a folder would be.
+    body["spec"] |= {"replicas": replicas, "model": {"source": "hf:Qwen/Qwen3-0.6B"}, **spec}
     return body
 
 
@@ -186,6 +187,21 @@ async def test_an_engine_whose_leader_is_not_ready_does_not_count(stage: Stage) 
     stage.node.held = set()
     await stage.until(lambda: serving(stage, 1), "it serves again")
     assert uids(await stage.all(SETS)) == uids([first]), "the group mends itself; nothing is replaced"
+
+
+async def test_a_group_whose_leader_is_lost_is_mended_and_not_replaced(stage: Stage) -> None:
+    await stage.apply(ROLLOUT_FLEETS, fleet(1))
+    await stage.until(lambda: serving(stage, 1), "1 engine serves")
+    sets, pods = await stage.all(SETS), [*await stage.pods("engine"), *await stage.pods("engine-worker")]
+    leader = pods[0]["metadata"]
+    await stage.client.delete(PODS, leader["name"], stage.namespace, uid=leader["uid"])
+
+    async def mended() -> bool:
+        now = [*await stage.pods("engine"), *await stage.pods("engine-worker")]
+        return len(now) == 2 and not uids(pods) & uids(now) and await serving(stage, 1)
+
+    await stage.until(mended, "the set has made leader and worker anew", seconds=90)
+    assert uids(await stage.all(SETS)) == uids(sets)
 
 
 async def test_the_fleet_chooses_whom_it_drains_and_deletes(stage: Stage) -> None:
