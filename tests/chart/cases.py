@@ -22,10 +22,12 @@ EVERYTHING: Json = {
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}, "alertLabels": {"team": "rl"}},
+    "dashboard": {"enabled": True, "annotations": {"grafana_folder": "Shoal"}},
     "networkPolicy": {
         "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
         "apiServerPorts": [6443],
         "apiServerCidrs": ["192.0.2.0/24"],
+        "scrapeNamespaces": ["monitoring"],
     },
     "extraObjects": [
         {
@@ -45,7 +47,7 @@ MINIMAL: Json = {
     "topologySpread": {"enabled": False},
     "podDisruptionBudget": {"enabled": False},
     "metrics": {"service": {"enabled": False}},
-    "networkPolicy": {"enabled": False},
+    "networkPolicy": {"enabled": False, "dataPlane": False},
 }
 
 CASES: dict[str, Json] = {

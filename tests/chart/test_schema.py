@@ -130,5 +130,6 @@ PASSED_ON = {
     ".affinity",
     ".commonLabels",
     ".podLabels",
+    ".dashboard.labels",
 }
 """Kubernetes' own objects: the schema knows more fields of them than the chart sets."""

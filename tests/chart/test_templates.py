@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -258,7 +259,7 @@ def test_long_names_are_cut_and_stay_apart(helm: Helm) -> None:
     for end in ("a", "b"):
         objects = helm.render({**EVERYTHING, "fullnameOverride": "n" * 100 + end}, release="r" * 53)
         for body in objects:
-            if body["kind"] not in ("CustomResourceDefinition", "ConfigMap"):
+            if body["kind"] != "CustomResourceDefinition":
                 assert len(_name(body)) <= 63, _name(body)
                 assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", _name(body))
             assert all(len(str(value)) <= 63 for value in body["metadata"].get("labels", {}).values())
@@ -280,7 +281,7 @@ SHARED = ("CustomResourceDefinition",)
 def test_labels_are_on_every_object_and_selectors_have_no_version(helm: Helm) -> None:
     objects = helm.render(EVERYTHING)
     for body in objects:
-        if body["kind"] != "ConfigMap":  # an extra object is the user's own
+        if _name(body) != "shoal-extra":  # an extra object is the user's own
             assert body["metadata"]["labels"]["cost-center"] == "42", body["kind"]
             assert body["metadata"]["labels"]["helm.sh/chart"].startswith("shoal-")
             # The operator caches by this label what it made itself.
@@ -324,25 +325,42 @@ def test_network_can_be_narrowed(helm: Helm) -> None:
 # --- monitoring
 
 
-def test_alerts_use_metrics_that_there_are(helm: Helm) -> None:
+def unknown_metrics(expression: str) -> set[str]:
+    """Metrics in an expression that neither the operator nor a service publishes."""
     known = set(re.findall(r"^# TYPE (\S+)", Metrics().render(), re.MULTILINE))
     known |= {value for name, value in vars(names).items() if name.isupper()}
+    used = set(re.findall(r"\bshoal_[a-z_]+", expression))
+    assert used, expression
+    return {each for each in used if not known & {each, re.sub(r"_(total|bucket)$", "", each)}}
+
+
+def test_alerts_use_metrics_that_there_are(helm: Helm) -> None:
     rules = [
         rule for group in one(helm.render(EVERYTHING), "PrometheusRule")["spec"]["groups"] for rule in group["rules"]
     ]
     for rule in rules:
-        used = set(re.findall(r"\bshoal_[a-z_]+", rule["expr"]))
-        assert used
-        assert all(known & {use, re.sub(r"_(total|bucket)$", "", use)} for use in used), (rule["alert"], used)
+        assert unknown_metrics(rule["expr"]) == set(), rule["alert"]
+        assert rule["expr"].count("(") == rule["expr"].count(")")
         assert rule["labels"]["team"] == "rl"
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
         assert set(rule["annotations"]) == {"summary", "description"}
     assert len({rule["alert"] for rule in rules}) == len(rules)
 
 
+def test_dashboard_shows_metrics_that_there_are(helm: Helm) -> None:
+    [text] = one(helm.render(EVERYTHING), "ConfigMap", "shoal-dashboard")["data"].values()
+    assert text.strip() == (CHART / "files" / "dashboard.json").read_text().strip()
+    panels = [panel for panel in json.loads(text)["panels"] if panel["type"] != "row"]
+    for panel in panels:
+        assert panel["description"].endswith("."), panel["title"]
+        for target in panel["targets"]:
+            assert unknown_metrics(target["expr"]) == set(), panel["title"]
+    assert len({panel["title"] for panel in panels}) == len(panels)
+
+
 def test_monitors_are_off_by_default(helm: Helm) -> None:
     kinds = {body["kind"] for body in helm.render()}
-    assert not kinds & {"ServiceMonitor", "PodMonitor", "PrometheusRule", "PriorityClass"}
+    assert not kinds & {"ServiceMonitor", "PodMonitor", "PrometheusRule", "PriorityClass", "ConfigMap"}
 
 
 # --- the chart itself
