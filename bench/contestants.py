@@ -22,6 +22,9 @@ from shoal.kube.resources import CONFIG_MAPS, ENVIRONMENT_POOLS, PODS, Resource
 IN_FLIGHT = 64
 """Requests that the bare client has in flight."""
 POOL = "many"
+WORKING = "reconciling pools"
+"""What the operator's log says when its caches are complete and it begins to decide about pools."""
+START_SECONDS = 120.0
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet")
 MEMBERS = f"rl.shoal.dev/role=environment,rl.shoal.dev/pool={POOL}"
@@ -130,14 +133,19 @@ async def kill(process: Process) -> None:
 @contextlib.asynccontextmanager
 async def operator(kubeconfig: Path, log: Path) -> AsyncIterator[Process]:
     """The operator at work during the block: its caches are complete when the block begins."""
-    already = log.read_text().count("reconciling") if log.exists() else 0
+    already = log.read_text().count(WORKING) if log.exists() else 0
     process = await start_operator(kubeconfig, log)
     try:
 
         async def working() -> bool:
-            return log.read_text().count("reconciling") > already
+            if process.returncode is not None:
+                raise RuntimeError(f"the operator ended: {log.read_text()[-3000:]}")
+            return log.read_text().count(WORKING) > already
 
-        await poll(working, 60)
+        try:
+            await poll(working, START_SECONDS)
+        except TimeoutError as error:
+            raise TimeoutError(f"the operator does not begin: {log.read_text()[-3000:]}") from error
         yield process
     finally:
         await kill(process)

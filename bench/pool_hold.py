@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cluster import PODS_PER_NODE, ScaleCluster, namespace, running_cluster
-from bench.contestants import MEMBERS, create_pool, kill, operator, start_operator
+from bench.contestants import MEMBERS, WORKING, create_pool, kill, operator, start_operator
 from bench.fake_broker import FakeBroker
 from bench.operator_scale import memory
 from bench.pod_watch import PodWatch
@@ -82,7 +82,7 @@ async def _listing(client: KubeClient, home: str) -> float:
 
 def _caches_at(log: Path) -> float:
     """Seconds since the epoch at which the operator last said that it begins to work."""
-    line = [line for line in log.read_text().splitlines() if "reconciling" in line][-1]
+    line = [line for line in log.read_text().splitlines() if WORKING in line][-1]
     return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
 
 
