@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
     add("--online", action="store_true", help="fetch packages inside the build, from the index that pip has there")
     add("--storage", type=Path, metavar="DIR", help="where buildah and podman keep images (default: their own place)")
     add("--storage-driver", default="", metavar="NAME", help="overlay, or vfs where overlay does not work")
-    add("--isolation", default="chroot", help="buildah's (default: %(default)s, which needs no container runtime)")
+    add("--isolation", default="", metavar="KIND",
+        help="of buildah's and podman's steps; chroot, buildah's default here, needs no container runtime")  # fmt: skip
     return whole
 
 

@@ -17,13 +17,14 @@ class Tool:
         name: one of `TOOLS`.
         storage: folder for buildah's and podman's images; None leaves the program's own.
         driver: their storage driver; empty leaves the program's own.
-        isolation: buildah's; `chroot` needs no container runtime.
+        isolation: of buildah's and podman's steps; empty is `chroot` for buildah, which then needs no container
+            runtime, and podman's own choice for podman.
     """
 
     name: str
     storage: Path | None = None
     driver: str = ""
-    isolation: str = "chroot"
+    isolation: str = ""
 
     def start(self) -> list[str]:
         """The program with the options that stand before its command."""
@@ -50,9 +51,9 @@ class Tool:
             arguments: build arguments.
         """
         words = [*self.start(), "build", "-t", name, "-f", str(containerfile)]
-        if self.name == "buildah":
-            words += ["--isolation", self.isolation]
+        isolation = self.isolation or ("chroot" if self.name == "buildah" else "")
         if self.name != "docker":
+            words += ["--isolation", isolation] if isolation else []
             words += ["--layers", "--format", "oci"]
         for key, value in arguments.items():
             words += ["--build-arg", f"{key}={value}"]
