@@ -1,5 +1,6 @@
 """Who owns which field: of what is applied (server-side apply), and of what updates and patches write."""
 
+import json
 from typing import Any
 
 from shoal.embedded.apiserver import fields
@@ -7,6 +8,10 @@ from shoal.embedded.apiserver.errors import StatusError
 from shoal.embedded.apiserver.fields import Path, Paths, Shape
 
 Json = dict[str, Any]
+
+KUBECTL = "kubectl"
+"""Manager of `kubectl apply --server-side`."""
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def apply(live: Json | None, config: Json, manager: str, *, force: bool, schema: Json | None, now: str) -> Json:
@@ -29,7 +34,9 @@ def apply(live: Json | None, config: Json, manager: str, *, force: bool, schema:
         kept = mine.union(*(fields.decode(each["fieldsV1"]) for each in others))
         last = fields.decode(former["fieldsV1"])
         merged = _without(merged, _dropped(last, kept, shape), shape, ())
-    others = _settled(live, merged, others, shape, force=force)
+    allowed = _applied_before(live, shape) if name == KUBECTL else set()
+    others = _settled(live, merged, others, shape, allowed, force=force)
+    merged = _with_last_applied(merged, config) if name == KUBECTL else merged
     encoded = fields.encode(mine)
     if former is not None and former["fieldsV1"] == encoded:
         return _with_owners(merged, [*others, former])
@@ -61,6 +68,29 @@ def written(before: Json, after: Json, manager: str, subresource: str, schema: J
         else:
             kept.append(each)
     return _with_owners(after, [*kept, {**entry, "fieldsV1": fields.encode(mine)}])
+
+
+def _applied_before(live: Json, shape: Shape) -> Paths:
+    """What `kubectl apply` set before it was told to apply on the server, and that nobody changed since: its own."""
+    text = (live["metadata"].get("annotations") or {}).get(_LAST_APPLIED)
+    try:
+        last = json.loads(text) if text else None
+    except json.JSONDecodeError:
+        return set()
+    if not isinstance(last, dict):
+        return set()
+    changed, removed = fields.compare(last, live, shape)
+    return fields.owned(last, shape) - changed - removed
+
+
+def _with_last_applied(body: Json, config: Json) -> Json:
+    """The object with the note that `kubectl apply` reads, where it has one, brought up to date."""
+    metadata = body["metadata"]
+    notes = metadata.get("annotations") or {}
+    if _LAST_APPLIED not in notes:
+        return body
+    text = json.dumps(config, separators=(",", ":"), sort_keys=True) + "\n"
+    return {**body, "metadata": {**metadata, "annotations": {**notes, _LAST_APPLIED: text}}}
 
 
 def _same(entry: Json, other: Json) -> bool:
@@ -138,17 +168,22 @@ def _without(value: Any, dropped: Paths, shape: Shape, path: Path) -> Any:
     return {word[2:]: part for word, part in kept.items()} if isinstance(value, dict) else list(kept.values())
 
 
-def _settled(live: Json, merged: Json, others: list[Json], shape: Shape, *, force: bool) -> list[Json]:
-    """The other managers' entries without what is taken over from them; raises 409 when that needs force."""
+def _settled(live: Json, merged: Json, others: list[Json], shape: Shape, allowed: Paths, *, force: bool) -> list[Json]:
+    """The other managers' entries without what is taken over from them; raises 409 when that needs force.
+
+    Args:
+        allowed: what may be taken over without force, if that is all.
+    """
     changed, removed = fields.compare(live, merged, shape)
-    settled, causes = [], []
+    settled, causes, wanted = [], [], set()
     for entry in others:
         has = fields.decode(entry["fieldsV1"])
         taken = has & changed
+        wanted |= taken
         causes += [_cause(entry, path) for path in sorted(taken, key=fields.shown)]
         left = has - taken - removed
         settled.append(entry if left == has else {**entry, "fieldsV1": fields.encode(left)})
-    if causes and not force:
+    if wanted - allowed and not force:
         raise StatusError(409, "Conflict", _conflict_message(causes), {"causes": causes})
     return settled
 

@@ -22,7 +22,7 @@ def index(registry: Registry, prefix: str) -> Json:
 def document(resources: list[Resource]) -> Json:
     """The document of one group in one version."""
     paths: Json = {}
-    schemas: Json = {}
+    schemas: Json = dict(META)
     for resource in resources:
         name = _name(resource)
         schemas[name] = _schema(resource)
@@ -77,7 +77,73 @@ def _operations(resource: Resource, name: str) -> Json:
 
 def _schema(resource: Resource) -> Json:
     schema = _published(resource.schema or {"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+    schema = _object(schema) if resource.custom else schema
     return {**schema, "x-kubernetes-group-version-kind": [_kind(resource)]}
+
+
+_CONVENTIONS = "More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"
+_DESCRIPTIONS = {
+    "apiVersion": "APIVersion defines the versioned schema of this representation of an object. Servers should convert "
+    "recognized schemas to the latest internal value, and may reject unrecognized values. "
+    f"{_CONVENTIONS}#resources",
+    "kind": "Kind is a string value representing the REST resource this object represents. Servers may infer this from "
+    f"the endpoint the client submits requests to. Cannot be updated. In CamelCase. {_CONVENTIONS}#types-kinds",
+}
+"""Kubernetes' own words on what every object has, as `kubectl explain` shows them."""
+_PREFIX = "io.k8s.apimachinery.pkg.apis.meta.v1"
+
+
+def _reference(name: str, description: str = "") -> Json:
+    return {"description": description, "allOf": [{"$ref": f"#/components/schemas/{_PREFIX}.{name}"}], "default": {}}
+
+
+def _fields(names: tuple[str, ...], type_: str = "string") -> Json:
+    return {name: {"type": type_} for name in names}
+
+
+META: Json = {
+    f"{_PREFIX}.FieldsV1": {"type": "object"},
+    f"{_PREFIX}.Time": {"type": "string", "format": "date-time"},
+    f"{_PREFIX}.ManagedFieldsEntry": {
+        "type": "object",
+        "properties": {
+            **_fields(("apiVersion", "fieldsType", "manager", "operation", "subresource")),
+            "fieldsV1": _reference("FieldsV1"),
+            "time": _reference("Time"),
+        },
+    },
+    f"{_PREFIX}.OwnerReference": {
+        "type": "object",
+        "required": ["apiVersion", "kind", "name", "uid"],
+        "properties": {
+            **_fields(("apiVersion", "kind", "name", "uid")),
+            **_fields(("blockOwnerDeletion", "controller"), "boolean"),
+        },
+    },
+    f"{_PREFIX}.ObjectMeta": {
+        "type": "object",
+        "properties": {
+            **_fields(("generateName", "name", "namespace", "resourceVersion", "selfLink", "uid")),
+            **_fields(("deletionGracePeriodSeconds", "generation"), "integer"),
+            **{key: _reference("Time") for key in ("creationTimestamp", "deletionTimestamp")},
+            **{
+                key: {"type": "object", "additionalProperties": {"type": "string", "default": ""}}
+                for key in ("annotations", "labels")
+            },
+            "finalizers": {"type": "array", "items": {"type": "string", "default": ""}},
+            "managedFields": {"type": "array", "items": _reference("ManagedFieldsEntry")},
+            "ownerReferences": {"type": "array", "items": _reference("OwnerReference")},
+        },
+    },
+}
+"""Schemas of what every object has."""
+
+
+def _object(schema: Json) -> Json:
+    """A custom resource's schema with what every object has."""
+    common: Json = {key: {"type": "string", "description": words} for key, words in _DESCRIPTIONS.items()}
+    common["metadata"] = _reference("ObjectMeta", f"Standard object's metadata. {_CONVENTIONS}#metadata")
+    return {**schema, "properties": {**schema.get("properties", {}), **common}}
 
 
 def _published(schema: Json) -> Json:

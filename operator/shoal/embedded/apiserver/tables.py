@@ -161,10 +161,10 @@ def _node_cells(body: Json) -> list[Any]:
 
 
 def _event_cells(body: Json) -> list[Any]:
-    about, created = body.get("involvedObject", {}), body["metadata"].get("creationTimestamp")
+    about = body.get("involvedObject", {})
     source = body.get("source") or {}
     named = f"{about.get('kind', '').lower()}/{about.get('name', '')}"
-    first = age(body.get("firstTimestamp") or created)
+    first = age(body.get("firstTimestamp") or body.get("eventTime"))
     last = age(body.get("lastTimestamp")) if body.get("lastTimestamp") else first
     by = ", ".join(filter(None, (source.get("component") or body.get("reportingComponent"), source.get("host"))))
     head = [last, body.get("type", ""), body.get("reason", ""), named, about.get("fieldPath", ""), by]

@@ -103,7 +103,7 @@ CASES: list[Case] = [
             f"{GADGETS}/w?fieldValidation=Strict",
             {"spec": {"unknown": 1}},
             MERGE,
-            differs="a strict patch is refused with 400 and the unknown field; kube-apiserver has 422 and all of the object",
+            differs="a strict patch is refused with 400 and the unknown field; kube-apiserver has 422 and the object",
         ),
         Step(
             "PUT",
