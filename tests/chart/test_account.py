@@ -46,7 +46,7 @@ def test_nothing_is_denied(installed: Helm, server: KubernetesServer, tmp_path: 
     assert {use for use in granted - SELDOM if use[:2] in ALWAYS} <= audited.answered
 
 
-REVIEWS = ("selfsubjectaccessreviews", "selfsubjectrulesreviews")
+REVIEWS = ("selfsubjectaccessreviews", "selfsubjectreviews")
 """Every account may ask what it may do."""
 ALWAYS = {
     ("", "pods"),
@@ -54,6 +54,7 @@ ALWAYS = {
     ("", "secrets"),
     ("", "events"),
     ("coordination.k8s.io", "leases"),
+    ("networking.k8s.io", "networkpolicies"),
     ("rl.shoal.dev", "environmentpools"),
     ("rl.shoal.dev", "rolloutfleets"),
     ("rl.shoal.dev", "environmentpools/status"),
