@@ -9,8 +9,8 @@ import pytest
 
 from shoal.kube.discovery import Neighbour
 from tests.embedded.apiserver.conftest import embedded
-from tests.interplay.neighbours import definitions
-from tests.interplay.stage import install_shoal, operator_account, wait_served
+from tests.interplay.neighbours import install
+from tests.interplay.stage import install_shoal, operator_account
 from tests.kubernetes import Kubernetes, KubernetesServer, ProgramsMissingError, find_programs, running_server
 
 __all__ = ["embedded"]
@@ -46,12 +46,8 @@ def settled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kuberne
     except ProgramsMissingError as reason:
         pytest.skip(str(reason))
     with running_server(tmp_path_factory.mktemp("settled")) as server:
-        # One call for all: each start of kubectl takes seconds on a busy machine.
-        files = [part for name in ("agent-sandbox", "leaderworkerset") for part in ("-f", str(definitions(name)))]
-        server.kubectl("apply", "--server-side", *files)
         install_shoal(server)
-        for group in ("agents.x-k8s.io/v1beta1", "leaderworkerset.x-k8s.io/v1"):
-            wait_served(server, group)
+        install(server, "agent-sandbox", "leaderworkerset")
         server.start_controller_manager()
         yield server
 

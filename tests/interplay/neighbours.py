@@ -1,54 +1,105 @@
-"""The neighbours' real definitions, installed and removed by kubectl."""
+"""The neighbours' real definitions, installed and removed by plain requests: kubectl takes seconds for each of them."""
 
+import json
+import ssl
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.kubernetes import KubernetesServer
 
+Json = dict[str, Any]
+
 DEFINITIONS = Path(__file__).resolve().parents[3] / "shared" / "kube" / "crds"
 """The files lie beside the checkout, as the programs do."""
+SERVED_SECONDS = 60.0
+_COLLECTION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
-def definitions(neighbour: str) -> Path:
-    """The file with a neighbour's definitions; skips where it is not."""
+def definitions(neighbour: str) -> list[Json]:
+    """A neighbour's definitions; skips where the file is not."""
     path = DEFINITIONS / f"{neighbour}.yaml"
     if not path.exists():
         pytest.skip(f"the definitions of {neighbour} are not beside the checkout")
-    return path
+    return _read(path)
 
 
-def install(server: KubernetesServer, neighbour: str) -> None:
-    """Install a neighbour's definitions and wait until they are served; quick where they are already."""
-    path = str(definitions(neighbour))
-    if _served(server, path):
+@cache
+def _read(path: Path) -> list[Json]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [body for body in yaml.load_all(path.read_text(), loader) if body]  # a safe loader
+
+
+def install(server: KubernetesServer, *neighbours: str) -> None:
+    """Install neighbours' definitions and wait until they are served; quick where they are already."""
+    bodies = [body for neighbour in neighbours for body in definitions(neighbour)]
+    if _served(server, bodies) == _all(bodies):
         return
-    server.kubectl("apply", "--server-side", "-f", path)
-    wait = ("wait", "--for=condition=Established", "--timeout=30s", "-f", path)
-    deadline = time.monotonic() + 60
-    # kubectl refuses to wait for a condition of an object without any, and discovery follows a moment later.
-    while "error" in server.kubectl(*wait, check=False) or not _served(server, path):
-        assert time.monotonic() < deadline, f"{neighbour} is not served"
-        time.sleep(0.1)
-
-
-def _served(server: KubernetesServer, path: str) -> bool:
-    return set(_groups(path)) <= set(server.kubectl("api-versions").split())
-
-
-def _groups(path: str) -> list[str]:
-    """The group versions of definitions, as `kubectl api-versions` writes them."""
-    found = [body["spec"] for body in yaml.safe_load_all(Path(path).read_text()) if body]
-    return [f"{spec['group']}/{version['name']}" for spec in found for version in spec["versions"] if version["served"]]
+    for body in bodies:
+        if _request(server, "POST", _COLLECTION, body)[0] not in (201, 409):
+            raise AssertionError(f"{body['metadata']['name']} was refused")
+    _until(lambda: _served(server, bodies) == _all(bodies), f"{neighbours} are not served")
 
 
 def remove(server: KubernetesServer, neighbour: str) -> None:
-    """Remove a neighbour's definitions, and with them all of its objects."""
-    path = str(definitions(neighbour))
-    server.kubectl("delete", "--ignore-not-found", "--timeout=30s", "-f", path)
-    deadline = time.monotonic() + 60
-    while set(_groups(path)) & set(server.kubectl("api-versions").split()):
-        assert time.monotonic() < deadline, f"{neighbour} is still served"
-        time.sleep(0.1)
+    """Remove a neighbour's definitions, and with them all of its objects; returns when nothing is served."""
+    bodies = definitions(neighbour)
+    for body in bodies:
+        _request(server, "DELETE", f"{_COLLECTION}/{body['metadata']['name']}")
+    _until(lambda: not _served(server, bodies), f"{neighbour} is still served")
+    _until(lambda: all(_gone(server, body) for body in bodies), f"{neighbour} is still there")
+
+
+def _gone(server: KubernetesServer, body: Json) -> bool:
+    return _request(server, "GET", f"{_COLLECTION}/{body['metadata']['name']}")[0] == 404
+
+
+def _all(bodies: list[Json]) -> set[tuple[str, str]]:
+    """(group version, plural) of every served version."""
+    return {
+        (f"{body['spec']['group']}/{version['name']}", body["spec"]["names"]["plural"])
+        for body in bodies
+        for version in body["spec"]["versions"]
+        if version["served"]
+    }
+
+
+def _served(server: KubernetesServer, bodies: list[Json]) -> set[tuple[str, str]]:
+    found = set()
+    groups = {group["name"] for group in _request(server, "GET", "/apis")[1].get("groups", [])}
+    wanted = _all(bodies)
+    for group_version in {each for each, _ in wanted}:
+        if group_version.partition("/")[0] in groups:
+            listed = _request(server, "GET", f"/apis/{group_version}")[1].get("resources", [])
+            found |= {(group_version, each["name"]) for each in listed}
+    return found & wanted
+
+
+def _request(server: KubernetesServer, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
+    request = urllib.request.Request(
+        f"{server.url}{path}",
+        method=method,
+        data=json.dumps(body).encode() if body is not None else None,
+        headers={"Authorization": f"Bearer {server.token}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(
+            request, timeout=60, context=ssl.create_default_context(cafile=str(server.certificate))
+        ) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, {}
+
+
+def _until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SERVED_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)

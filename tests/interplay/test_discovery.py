@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import yaml
 from aiohttp import web
 
 from shoal.engine.store import Store
@@ -47,8 +46,7 @@ async def test_neighbours_come_and_go(cluster: Kubernetes) -> None:
 
 
 async def test_every_neighbours_real_definitions_are_recognised(cluster: Kubernetes) -> None:
-    for name in Neighbour:
-        install(cluster.server, name)
+    install(cluster.server, *Neighbour)
     async with KubeClient(kubeconfig_source(cluster.kubeconfig)) as client:
         neighbours = Neighbours(client)
         await neighbours.look()
@@ -256,7 +254,7 @@ async def test_the_embedded_server_tells_the_same_way(embedded: Embedded) -> Non
         neighbours = Neighbours(client)
         assert await neighbours.look()
         assert not any(neighbours.available(neighbour) for neighbour in Neighbour)
-        for definition in yaml.safe_load_all(definitions("leaderworkerset").read_text()):
+        for definition in definitions("leaderworkerset"):
             await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition)
         await neighbours.look()
         assert [neighbour for neighbour in Neighbour if neighbours.available(neighbour)] == [

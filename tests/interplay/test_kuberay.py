@@ -199,8 +199,7 @@ async def test_a_cluster_that_kuberay_refuses_is_told_with_the_field(cluster: Ku
 
 
 async def test_a_queue_counts_and_places_the_cluster(cluster: Kubernetes) -> None:
-    install(cluster.server, "kuberay")
-    install(cluster.server, "kueue")
+    install(cluster.server, "kuberay", "kueue")
     updates = [{"name": "ray-gpu", "nodeSelector": {"zone": "a"}}, {"name": "ray-head", "labels": {"admitted": "yes"}}]
     made, kueue = fake_kueue(updates=updates)
     fakes: list[Fake] = [fake_kuberay, kueue]

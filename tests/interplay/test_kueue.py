@@ -30,6 +30,8 @@ from tests.kubernetes import Kubernetes
 
 Json = dict[str, Any]
 
+# The slow ones repeat on the real server what tests/planner/test_queueing.py and tests/builders/test_kueue.py show.
+
 POOL_SPEC: Json = {
     "environment": {"protocol": "Gymnasium", "entrypoint": "FrozenLake-v1"},
     "scale": {"min": 1, "max": 4},
@@ -235,6 +237,7 @@ async def _seen(stage: Stage) -> bool:
     return bool(body["status"]["observedGeneration"] == body["metadata"]["generation"])
 
 
+@pytest.mark.slow
 async def test_fewer_members_are_run_when_fewer_are_admitted(cluster: Kubernetes) -> None:
     async with queueing(cluster, counts={"members-lake": 2}) as (stage, _):
         body = job()
@@ -267,6 +270,7 @@ async def _agents(stage: Stage, count: int) -> bool:
     return len(await stage.pods(Role.AGENT)) == count
 
 
+@pytest.mark.slow
 async def test_a_new_image_costs_the_job_no_place(cluster: Kubernetes) -> None:
     async with queueing(cluster) as (stage, kueue):
         await stage.apply(RL_JOBS, job())
@@ -321,6 +325,7 @@ async def test_a_queue_without_kueue_holds_the_job_until_kueue_comes(
         assert made[0].history == ["admitted"]
 
 
+@pytest.mark.slow
 async def test_a_flavor_that_is_missing_holds_the_job_and_names_itself(
     cluster: Kubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +339,7 @@ async def test_a_flavor_that_is_missing_holds_the_job_and_names_itself(
         await runs(stage)
 
 
+@pytest.mark.slow
 async def test_a_priority_class_orders_the_workload(cluster: Kubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_controller, "RETRY_SECONDS", 0.2)
     async with queueing(cluster, open=False) as (stage, _):
@@ -374,6 +380,7 @@ async def test_an_older_kueue_takes_the_same_job(cluster: Kubernetes) -> None:
     assert [each["name"] for each in stored["spec"]["podSets"]] == [each.name for each in sets]
 
 
+@pytest.mark.slow
 async def test_a_job_that_leaves_its_queue_runs_without_a_workload(cluster: Kubernetes) -> None:
     async with queueing(cluster, open=False) as (stage, _):
         await stage.apply(RL_JOBS, job())
