@@ -86,6 +86,7 @@ class KubernetesServer:
     """Further users by name, with their tokens; members of `system:masters` as the admin is."""
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _apiserver_args: list[str] = field(default_factory=list)
+    _etcd_args: list[str] = field(default_factory=list)
     _namespaces: int = 0
     _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1), repr=False)
 
@@ -102,11 +103,12 @@ class KubernetesServer:
         tokens = self.folder / "tokens.csv"
         known = {"admin": self.token, **self.users}
         tokens.write_text("".join(f'{token},{name},{name},"system:masters"\n' for name, token in known.items()))
-        self._spawn("etcd", [
+        self._etcd_args = [
             f"--data-dir={self.folder / 'etcd'}", "--unsafe-no-fsync", "--log-level=error",
             f"--listen-client-urls=http://127.0.0.1:{etcd_port}", f"--advertise-client-urls=http://127.0.0.1:{etcd_port}",
             f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
-        ])  # fmt: skip
+        ]  # fmt: skip
+        self._spawn("etcd", self._etcd_args)
         self._apiserver_args = [
             f"--etcd-servers=http://127.0.0.1:{etcd_port}", f"--cert-dir={self.folder}",
             "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--secure-port={api_port}",
@@ -138,6 +140,20 @@ class KubernetesServer:
         """Kill kube-apiserver and start it again on the same port and data; returns when it is ready."""
         self._end("kube-apiserver", signal.SIGKILL)
         self._spawn("kube-apiserver", self._apiserver_args)
+        self._wait_ready()
+
+    def crash(self) -> None:
+        """Kill kube-apiserver and etcd; what etcd has written stays in `folder / "etcd"`."""
+        self._end("etcd", signal.SIGKILL)
+        self._end("kube-apiserver", signal.SIGKILL)
+
+    def recover(self, *, apiserver_first: bool = False) -> None:
+        """Start both again after `crash`, on the same ports and what lies in `folder / "etcd"`; waits until ready."""
+        first, second = ("kube-apiserver", "etcd") if apiserver_first else ("etcd", "kube-apiserver")
+        args = {"etcd": self._etcd_args, "kube-apiserver": self._apiserver_args}
+        self._spawn(first, args[first])
+        time.sleep(2.0 if apiserver_first else 0.0)
+        self._spawn(second, args[second])
         self._wait_ready()
 
     def stop(self) -> None:

@@ -85,6 +85,15 @@ class FakeApiServer:
         self.compacted = self.version
         self.history.clear()
 
+    async def restore(self, version: int, lost: str, **values: str) -> None:
+        """Go back to a version, without one object, and change others from there: versions are used a second time."""
+        self.version, self.compacted = version, 0
+        self.history.clear()
+        self._moments.clear()
+        del self.objects[lost]
+        for name, value in values.items():
+            await self._emit("MODIFIED", name, value, self.objects[name]["metadata"]["uid"])
+
     async def _emit(self, kind: str, name: str, value: str, uid: str | None) -> None:
         self.version += 1
         meta = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import ssl
 from collections import Counter
@@ -83,7 +84,10 @@ class FaultProxy:
                     return response
                 if watch and await self._break(request, response, chunk):
                     return response
-                await response.write(chunk)
+                if self._strikes("slow"):
+                    await _trickle(response, chunk)
+                else:
+                    await response.write(chunk)
             return response
 
     async def _break(self, request: web.Request, response: web.StreamResponse, chunk: bytes) -> bool:
@@ -97,6 +101,14 @@ class FaultProxy:
             await response.write(orjson.dumps({"type": "ERROR", "object": GONE}) + b"\n")
             return True
         return False
+
+
+async def _trickle(response: web.StreamResponse, chunk: bytes) -> None:
+    """Write a chunk in pieces that end in the middle of lines and characters, with pauses."""
+    size = max(1, len(chunk) // 7)
+    for start in range(0, len(chunk), size):
+        await response.write(chunk[start : start + size])
+        await asyncio.sleep(0.01)
 
 
 def _abort(request: web.Request) -> None:

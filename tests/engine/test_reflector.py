@@ -190,6 +190,25 @@ async def test_bookmarks_move_the_version_on(server: FakeApiServer) -> None:
         assert server.lists == 1
 
 
+@pytest.mark.parametrize("told_by", ["bookmark", "list"])
+async def test_a_server_restored_from_a_backup_is_believed(server: FakeApiServer, told_by: str) -> None:
+    """The versions after the backup are used a second time, for other contents."""
+    server.bookmarks = told_by == "bookmark"
+    for name in ("kept", "changed", "lost"):
+        await server.put(name, "1")
+    backup = server.version
+    await server.put("changed", "before")  # version 104 the first time
+    await server.put("lost", "2")
+    async with mirroring(server, watch_seconds=1.0) as mirror:
+        await until(lambda: mirror.equal)
+        if told_by == "list":
+            server.watch_faults.extend(["500"] * 2)
+        await server.restore(backup, "lost", changed="after")
+        await until(lambda: mirror.equal)
+        assert mirror.types("lost")[-1] is ChangeType.DELETED
+        assert mirror.types("changed")[-1] is ChangeType.MODIFIED
+
+
 async def test_credentials_are_read_again_after_a_refusal(server: FakeApiServer) -> None:
     tokens = iter(["first", "second", "third"])
     source = ReloadingSource(lambda: Credentials(server=server.url, token=next(tokens)))

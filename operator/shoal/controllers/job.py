@@ -80,7 +80,7 @@ class JobController:
     async def _queue(self, owner: Owner, body: Json, spec: RLJobSpec) -> QueueDecision:
         context = self._context
         status = read_status(RLJobStatus, context.status.current(body))
-        seen = await context.queues.look(owner, body, spec, status)
+        seen = await context.queues.look(owner, body, spec, status, context.effects.refusal(owner, "Workload"))
         over = ended(status)
         return plan_queue(seen, suspended=spec.suspend, end=over[0] if over else None, now=context.now)
 
@@ -195,7 +195,7 @@ def _text(value: float | None) -> str:
 
 
 def uses(body: Json, kind: str, name: str) -> bool:
-    """Whether the job (as stored, also amiss) samples from this fleet, runs in this pool or trains on this RayCluster."""
+    """Whether the job (as stored, also amiss) uses this fleet, this pool or this RayCluster."""
     owner, spec = body["metadata"]["name"], part(body, "spec")
     if kind == "RayCluster":
         return name == (part(spec, "trainer", "ray", "clusterRef").get("name") or f"{owner}-ray")

@@ -14,6 +14,8 @@ Json = dict[str, Any]
 NUMBERS_SECONDS = 0.5
 """A status in which only numbers moved is written this often at most: a pool of thousands that fills or is replaced
 would else cost a write for every few members, and its watchers a message each."""
+BELIEF_SECONDS = 60.0
+"""How long a write is believed that the cache does not show: a server restored from a backup never will."""
 _DIGITS = re.compile(r"\d+")
 
 
@@ -56,7 +58,8 @@ class StatusWriter:
         written = self._written.get(metadata["uid"])
         if written is None:
             return body.get("status") or {}
-        if int(metadata["resourceVersion"]) >= written.resource_version:
+        shown = int(metadata["resourceVersion"]) >= written.resource_version
+        if shown or self._clock.now() > written.at + BELIEF_SECONDS:
             return body.get("status") or {}
         return written.status
 

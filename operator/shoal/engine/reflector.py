@@ -80,6 +80,8 @@ class Reflector(Generic[T]):
         self._clock = clock or SystemClock()
         self._observers: list[Callable[[Change[T]], None]] = []
         self._version: str | None = None
+        self._newest = ""
+        """The last version that was listed or watched."""
         self._failed_resumes = 0
         self._last_complaint = ""
         self._refusals: list[Callable[[ApiError], None]] = []
@@ -153,6 +155,12 @@ class Reflector(Generic[T]):
         except GoneError:
             # The list changed too much while it was paged through; in one piece it can't.
             fresh, self._version = await self._read_list(0)
+        if _older(self._version, self._newest):
+            # The server was restored from a backup and counts on from there: one version may now mean another content.
+            log.warning("%s went back from version %s to %s", self.resource, self._newest, self._version)
+            self.store.doubt()
+            fresh, self._version = await self._read_list(0)
+        self._newest = self._version
         self._report(self.store.replace(fresh))
         self._failed_resumes = 0
         self._recovered()
@@ -210,13 +218,16 @@ class Reflector(Generic[T]):
             await self._pause()
 
     def _take(self, event: WatchEvent) -> None:
+        if self._version is not None and _older(event.resource_version, self._version):
+            # etcd was restored from a backup: what this store holds may never have happened there.
+            raise GoneError(f"{self.resource}: the server went back from version {self._version}")
         if event.type is not EventType.BOOKMARK:
             self.stats.events += 1
             if event.type is EventType.DELETED:
                 self._report(self.store.remove(key_of(event.object)))
             elif (entry := self._read(event.object)) is not None:
                 self._report(self.store.put(entry))
-        self._version = event.resource_version
+        self._version = self._newest = event.resource_version
 
     def _report(self, changes: list[Change[T]]) -> None:
         for change in changes:
@@ -249,3 +260,8 @@ class Reflector(Generic[T]):
         if self._last_complaint:
             log.info("following %s again", self.resource)
             self._last_complaint = ""
+
+
+def _older(version: str, than: str) -> bool:
+    """Whether a version lies before another; versions that are no numbers (not Kubernetes' own) cannot be compared."""
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
@@ -170,6 +170,10 @@ class Store(Generic[T]):
         for entry in fresh.values():
             changes += self.put(entry)
         return changes
+
+    def doubt(self) -> None:
+        """Take every cached object for changed until it is read again: its version may have been used twice."""
+        self._entries = {key: replace(entry, resource_version="") for key, entry in self._entries.items()}
 
     def _unindex(self, entry: Entry[T]) -> None:
         for pair in entry.indexed:
