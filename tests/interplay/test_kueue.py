@@ -391,6 +391,17 @@ async def test_a_job_that_leaves_its_queue_runs_without_a_workload(cluster: Kube
         assert (await stage.condition(RL_JOBS, "Admitted"))[1] == "NoQueue"
 
 
+async def test_a_workload_that_is_refused_is_told_with_the_field(cluster: Kubernetes) -> None:
+    async with queueing(cluster) as (stage, _):
+        body = job()
+        body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "Team_A"
+        await stage.apply(RL_JOBS, body)
+        assert "spec.queueName" in await waits_for(stage, "Suspended", "WorkloadRefused")
+        label = {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "team"}}}
+        await stage.client.patch(RL_JOBS, "sample", label, stage.namespace)
+        await runs(stage)
+
+
 async def test_shared_pools_and_fleets_are_not_counted_and_not_placed(cluster: Kubernetes) -> None:
     async with queueing(cluster, open=False) as (stage, _):
         body = deepcopy(JOB)

@@ -20,10 +20,7 @@ from shoal.kube.discovery import Neighbours
 from shoal.kube.errors import (
     AlreadyExistsError,
     ApiError,
-    BadRequestError,
     ConflictError,
-    ForbiddenError,
-    InvalidError,
     NotFoundError,
 )
 from shoal.kube.resources import (
@@ -266,9 +263,13 @@ class Effects:
             return
 
 
+_PASSING = frozenset({0, 409, 429, 503})
+"""Statuses of a server that is away, busy or slow. Server-side apply answers 500 to a field of the wrong type."""
+
+
 def _refuses(error: ApiError) -> bool:
-    """Whether the object itself is at fault. Server-side apply answers 500 to a field of the wrong type."""
-    return isinstance(error, InvalidError | BadRequestError | ForbiddenError) or "typed patch object" in error.message
+    """Whether it is about the object itself."""
+    return error.status not in _PASSING
 
 
 def _goes_first(action: Action) -> bool:

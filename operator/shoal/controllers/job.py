@@ -80,7 +80,7 @@ class JobController:
     async def _queue(self, owner: Owner, body: Json, spec: RLJobSpec) -> QueueDecision:
         context = self._context
         status = read_status(RLJobStatus, context.status.current(body))
-        seen = await context.queues.look(owner, body, spec, status)
+        seen = await context.queues.look(owner, body, spec, status, context.effects.refusal(owner, "Workload"))
         over = ended(status)
         return plan_queue(seen, suspended=spec.suspend, end=over[0] if over else None, now=context.now)
 

@@ -56,8 +56,11 @@ class QueueDesk:
         """Take `reflector` as the one that fills the cache of Workloads."""
         self._reflector = reflector
 
-    async def look(self, owner: Owner, body: Json, spec: RLJobSpec, status: RLJobStatus) -> QueueObserved:
-        """Everything that `plan_queue` needs; cheap for a job without a queue."""
+    async def look(self, owner: Owner, body: Json, spec: RLJobSpec, status: RLJobStatus, refusal: str) -> QueueObserved:
+        """Everything that `plan_queue` needs; cheap for a job without a queue.
+
+        `refusal` is why the API server refused the Workload when it was last applied, "" when it did not.
+        """
         labels = body["metadata"].get("labels") or {}
         workload = self._workload(owner)
         queue = labels.get(QUEUE_LABEL, "")
@@ -70,6 +73,7 @@ class QueueDesk:
             trouble=self._trouble(),
             workload=workload,
             kept=status.admission,
+            refusal=refusal,
             pods=len(pods) + rays,
             idle=rays == 0 and all(pod.role == Role.DATA for pod in pods),
             running=status.phase is JobPhase.RUNNING,

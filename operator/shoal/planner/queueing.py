@@ -77,6 +77,7 @@ class QueueObserved:
         desired: the Workload as it should be; None when it cannot be built.
         impossible: (reason, message) why the job can never be admitted as it is.
         unready: (reason, message) why the Workload cannot be built now.
+        refusal: why it was refused when it was last applied, "" when it was not.
         admission: what the current admission gives the pods; None while a flavor is not known, `unplaced` says why.
         unplaced: why `admission` is None although the Workload is admitted.
         kept: the admission that the job's status tells of, from an earlier pass.
@@ -91,6 +92,7 @@ class QueueObserved:
     desired: Manifest | None = None
     impossible: tuple[str, str] | None = None
     unready: tuple[str, str] | None = None
+    refusal: str = ""
     admission: AdmissionStatus | None = None
     unplaced: str = ""
     kept: AdmissionStatus | None = None
@@ -205,6 +207,8 @@ def _without_workload(seen: QueueObserved, *, suspended: bool) -> QueueDecision:
         return replace(_rest(*reason), retry=seen.impossible is None)
     if seen.pods:
         return _rest("NotQueued", f"queues once its {seen.pods} pods are gone")
+    if seen.refusal:
+        return _rest("WorkloadRefused", seen.refusal, actions=[Apply(seen.desired)])
     message = f"waits in LocalQueue {seen.queue}"
     return _rest("WaitingForAdmission", message, actions=[Apply(seen.desired)])
 
