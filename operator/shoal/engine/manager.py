@@ -30,9 +30,10 @@ RECONCILE_SECONDS = 120.0
 GRACE_SECONDS = 10.0
 """What a running reconcile gets at the end, before Kubernetes' 30 s for the whole pod are over."""
 NOT_LEADING_SECONDS = 1.0
-REST_FACTOR = 3.0
+REST_FACTOR = 9.0
 """After a pass its key rests this many times as long as the pass kept the processor: of a pool of thousands every pod's
-every change asks for a pass, and without a rest nothing would be left for reading those changes."""
+every change asks for a pass, and without a rest nothing would be left for reading those changes. A single change, after
+a rest that is over, waits for nothing."""
 SHORT_PASS_SECONDS = 0.002
 LONGEST_REST_SECONDS = 2.0
 """Shorter passes need no rest; a longer rest would be felt by whoever waits for a pool to follow."""
