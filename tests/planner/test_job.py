@@ -96,6 +96,14 @@ def test_trainer_and_agents_follow_once_it_answers() -> None:
     assert plan.status["phase"] == "Starting"
 
 
+def test_what_runs_outlives_the_data_managers_silence() -> None:
+    """As after a restart of the operator, which has asked nobody yet, or of the data manager."""
+    for pods in (ALL, [TRAINER, *AGENTS]):
+        plan = plan_job(spec(), DESIRED, observed(pods), NOW)
+        assert of(plan, DeletePod) == []
+    assert [action.role for action in of(plan, CreatePod)] == [Role.DATA]
+
+
 def test_runs_when_every_plane_does() -> None:
     plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(step=3, version=3)), NOW)
     assert (plan.status["phase"], plan.status["step"], plan.status["weightVersion"]) == ("Running", 3, 3)

@@ -186,17 +186,21 @@ def _pod_actions(
 
     lingering = ended_at is not None and now < ended_at + LINGER_SECONDS
     actions = plan_singleton(Role.DATA, of(Role.DATA), desired.data, observed.expected, wanted=running or lingering)
+    # They begin once the data manager answers. After that they outlive its silence: it may begin anew, and an operator
+    # that has just started has not asked it yet.
     answers = observed.data.value is not None
-    trainers = of(Role.TRAINER)
-    trains = running and answers and observed.fleet.exists and observed.ray.allows(running=bool(trainers))
+    trainers, agents = of(Role.TRAINER), of(Role.AGENT)
+    trains = running and bool(answers or trainers) and observed.fleet.exists
+    trains = trains and observed.ray.allows(running=bool(trainers))
     if observed.ray.known or not trains:
         actions += plan_singleton(
             Role.TRAINER, trainers, desired.trainer, observed.expected, wanted=trains, keep_finished=True
         )
-    works = running and answers and observed.fleet.exists and all(pool.exists for pool in observed.environments)
+    works = running and bool(answers or agents) and observed.fleet.exists
+    works = works and all(pool.exists for pool in observed.environments)
     # A queue admits a number of pods: while it does, a template change may not add to them.
     limits = Limits(0, 1) if observed.queue.managed else Limits(surge_of(desired.agents), 0)
-    return actions + _agent_actions(desired, of(Role.AGENT), desired.agents if works else 0, observed.expected, limits)
+    return actions + _agent_actions(desired, agents, desired.agents if works else 0, observed.expected, limits)
 
 
 def _agent_actions(
