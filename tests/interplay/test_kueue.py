@@ -157,6 +157,20 @@ async def test_a_job_runs_only_while_admitted_and_where_its_flavors_are(cluster:
         await stage.until(lambda: _ready(stage), "the Workload is not told that its pods are ready")
 
 
+async def test_another_operator_and_an_edited_flavor_move_no_pod_that_runs(cluster: Kubernetes) -> None:
+    async with queueing(cluster, flavors={"": "steady"}) as (stage, _):
+        await stage.client.apply(FLAVORS, {"metadata": {"name": "steady"}, "spec": {"nodeLabels": {"zone": "a"}}})
+        await stage.apply(RL_JOBS, job())
+        await runs(stage)
+        before = {pod["metadata"]["uid"] for pod in await stage.all(PODS)}
+        await stage.client.apply(FLAVORS, {"metadata": {"name": "steady"}, "spec": {"nodeLabels": {"zone": "b"}}})
+    async with queueing(cluster) as (stage, _):
+        await stage.client.patch(RL_JOBS, "sample", {"spec": {"ttlSecondsAfterFinished": 60}}, stage.namespace)
+        await stage.until(lambda: _seen(stage), "the second operator does not look at the job")
+        assert before <= {pod["metadata"]["uid"] for pod in await stage.all(PODS)}
+        assert (await stage.condition(RL_JOBS, "Admitted"))[0] == "True"
+
+
 async def _has(stage: Stage, words: str) -> bool:
     return words in (await stage.condition(RL_JOBS, "Admitted"))[2]
 
