@@ -33,8 +33,14 @@ def pack(layout: Path, archive: Path) -> None:
         tar.add(layout / "blobs", arcname="blobs")
 
 
+def identity(inspected: Any) -> str:
+    """An image's own id, from what a tool's `inspect` prints."""
+    described = inspected[0] if isinstance(inspected, list) else inspected
+    return str(described.get("Id") or described["FromImageID"])
+
+
 def write(tool: Tool, names: list[str], folder: Path) -> Path:
-    """Write images as `folder/shoal.tar` and return it.
+    """Write images as `folder/shoal.tar` and return it; an archive that holds the same images already is left.
 
     Args:
         tool: what holds the images.
@@ -43,8 +49,16 @@ def write(tool: Tool, names: list[str], folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     archive, layout, fresh = folder / "shoal.tar", folder / "layout", folder / "shoal.new.tar"
+    asked = {name: must(tool.inspect(name), "reading an image", tool.environment()) for name in names}
+    content = json.dumps({name: identity(json.loads(text)) for name, text in asked.items()}, indent=1)
+    stamp = folder / "shoal.json"
+    if archive.exists() and stamp.exists() and stamp.read_text() == content:
+        say(f"{archive} holds these images already")
+        return archive
     shutil.rmtree(layout, ignore_errors=True)
-    fresh.unlink(missing_ok=True)
+    for path in (fresh, stamp):
+        path.unlink(missing_ok=True)
+    say(f"writing {archive}")
     for command in tool.save(names, layout, fresh):
         must(command, "writing images", tool.environment())
     if layout.exists():
@@ -53,5 +67,6 @@ def write(tool: Tool, names: list[str], folder: Path) -> Path:
         pack(layout, fresh)
         shutil.rmtree(layout)
     fresh.rename(archive)
+    stamp.write_text(content)
     say(f"{archive}: {archive.stat().st_size / 1e6:.0f} MB, {len(names)} images")
     return archive

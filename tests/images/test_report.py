@@ -4,7 +4,7 @@ import json
 import tarfile
 from pathlib import Path
 
-from images.archive import CONTAINERD, REFERENCE, named, pack
+from images.archive import CONTAINERD, REFERENCE, identity, named, pack
 from images.plan import Image
 from images.report import size_of, table
 
@@ -16,6 +16,11 @@ THREE = Image("agent", "agent.Containerfile", "core", {}, {}, True)
 def test_sizes_of_docker_and_of_buildah() -> None:
     assert size_of([{"Size": 5, "RootFS": {}}]) == 5
     assert size_of({"Manifest": json.dumps({"layers": [{"size": 2}, {"size": 3}]})}) == 5
+
+
+def test_identities_of_docker_and_of_buildah() -> None:
+    assert identity([{"Id": "sha256:a"}]) == "sha256:a"
+    assert identity({"FromImageID": "a", "Manifest": "{}"}) == "a"
 
 
 def test_the_table_tells_what_is_shared() -> None:
