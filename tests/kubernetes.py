@@ -173,6 +173,12 @@ class KubernetesServer:
             raise AssertionError(f"kubectl {' '.join(args)} failed: {done.stderr.strip()}")
         return done.stdout if check else done.stdout + done.stderr
 
+    @property
+    def etcd_url(self) -> str:
+        """Where etcd serves clients."""
+        (flag,) = [each for each in self._apiserver_args if each.startswith("--etcd-servers=")]
+        return flag.partition("=")[2]
+
     def new_namespace(self, prefix: str = "test") -> str:
         """Create a namespace with a name not used before in this server and return the name."""
         self._namespaces += 1

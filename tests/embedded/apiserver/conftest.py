@@ -43,6 +43,7 @@ class Embedded:
     process: subprocess.Popen[bytes] | None = None
     namespaces: int = 0
     kubeconfig: Path = field(default_factory=Path)
+    flags: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -57,7 +58,7 @@ class Embedded:
         token = self.folder / "token"
         token.write_text(TOKEN)
         command = [sys.executable, "-m", "shoal.embedded.apiserver", "--data", str(self.folder)]
-        command += ["--listen", f"127.0.0.1:{self.port}", "--token-file", str(token)]
+        command += ["--listen", f"127.0.0.1:{self.port}", "--token-file", str(token), *self.flags]
         self.process = subprocess.Popen(command)
         self.kubeconfig = self.folder / "kubeconfig"
         self.kubeconfig.write_text(json.dumps(_kubeconfig(f"{self.url}/{TOKEN}")))

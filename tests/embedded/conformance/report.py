@@ -21,9 +21,9 @@ difference is no longer there.
 _LEFT_OUT = """## Not there at all
 
 Admission webhooks and policies, quotas, RBAC (it has one user), conversion between versions of a custom resource,
-aggregated discovery, aggregated API servers, `exec`, `attach`, `port-forward` and `proxy`, and the kinds that Shoal does
-not use (Deployments, Jobs, ...). Built-in kinds have no schema: their known fields are defaulted and checked as far as
-the tables say, others are stored as they come.
+aggregated discovery, aggregated API servers, `Warning` headers, `exec`, `attach`, `port-forward` and `proxy`, and the
+kinds that Shoal does not use (Deployments, Jobs, ...). Built-in kinds have no schema: their known fields are defaulted
+and checked as far as the tables say, others are stored as they come.
 """
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from shoal.embedded.apiserver.app import ApiServer
 from shoal.embedded.apiserver.expiry import keep_expiring
-from shoal.embedded.apiserver.storage import Storage
+from shoal.embedded.apiserver.storage import HISTORY, Storage
 
 STOP_SECONDS = 1.0
 
@@ -23,7 +23,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of the database")
     parser.add_argument("--listen", required=True, metavar="HOST:PORT")
     parser.add_argument("--token-file", type=Path, help="file with the bearer token that requests need; default: none")
+    parser.add_argument(
+        "--history",
+        type=int,
+        default=HISTORY,
+        help="changes that are kept; a watch or list further behind has to begin again (default: %(default)s)",
+    )
     options = parser.parse_args()
+    if options.history < 1:
+        parser.error(f"--history {options.history}: expected a positive number")
     host, colon, port = options.listen.rpartition(":")
     if not colon or not port.isdigit():
         parser.error(f"--listen {options.listen}: expected HOST:PORT")
@@ -33,7 +41,7 @@ def parse() -> argparse.Namespace:
 
 async def serve(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT."""
-    storage = Storage(options.data / "objects.sqlite")
+    storage = Storage(options.data / "objects.sqlite", options.history)
     token = options.token_file.read_text().strip() if options.token_file else None
     server = ApiServer(storage, token)
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=STOP_SECONDS)

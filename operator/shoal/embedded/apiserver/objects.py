@@ -121,7 +121,8 @@ class Objects:
         before = self.get(resource, namespace, name)
         after = change(before)
         given = after.get("metadata") or {}
-        metadata_rules.check_types(given)
+        if given != before["metadata"]:
+            metadata_rules.check_types(given)
         asked = given.get("resourceVersion")
         if asked and asked != before["metadata"]["resourceVersion"]:
             raise conflict(resource.plural, resource.group, name, MODIFIED)
@@ -259,7 +260,7 @@ class Objects:
         name = body["metadata"].get("name", "")
         if not resource.custom:
             checks.check_body(resource, body)
-            causes = metadata_rules.refused(body["metadata"]) + checks.validate(resource, body)
+            causes = _refused_metadata(body, before) + checks.validate(resource, body)
             if causes:
                 raise invalid(resource.kind, resource.group, name, causes)
             return body
@@ -270,7 +271,7 @@ class Objects:
             start = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
             raise bad_request(f"{start}: strict decoding error: {words}")
         body = default(body, schema)
-        causes = metadata_rules.refused(body["metadata"])
+        causes = _refused_metadata(body, before)
         causes += validate({key: value for key, value in body.items() if key != "metadata"}, _without_metadata(schema))
         if not is_blocking(causes):
             causes += rules.broken(body, schema, before) if before is not None else rules.broken(body, schema)
@@ -346,6 +347,15 @@ def _full_schema(resource: Resource) -> Json:
         "metadata": metadata_rules.SCHEMA,
     }
     return {**schema, "properties": properties}
+
+
+def _refused_metadata(body: Json, before: Json | None) -> list[Json]:
+    """Causes against the metadata, of which what was there before has been looked at."""
+    metadata = body["metadata"]
+    old = {} if before is None else before["metadata"]
+    if all(metadata.get(key) == old.get(key) for key in _OMITTED_EMPTY):
+        return []
+    return metadata_rules.refused(metadata)
 
 
 def _counted(metadata: Json) -> Json:

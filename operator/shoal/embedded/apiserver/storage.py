@@ -49,7 +49,9 @@ Listener = Callable[[Change], None]
 class Storage:
     """Everything the server knows. Bodies are never changed in place: a change is a new body."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, history: int | None = None) -> None:
+        """Open the file; `history` is the number of changes that are kept, `HISTORY` without it."""
+        self._history = history
         file.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(file, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
@@ -144,8 +146,9 @@ class Storage:
             "INSERT INTO changes VALUES (?, ?, ?, ?, ?)",
             (change.version, change.resource, change.type, encoded, previous),
         )
-        if change.version % TRIMMED_EVERY == 0:
-            self._oldest = max(self._oldest, change.version - HISTORY)
+        history = self._history or HISTORY
+        if change.version % min(TRIMMED_EVERY, history) == 0:
+            self._oldest = max(self._oldest, change.version - history)
             self._database.execute("DELETE FROM changes WHERE version <= ?", (self._oldest,))
         self._database.execute("COMMIT")
         for listener in self._listeners:
