@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 from bench.cluster import poll
@@ -13,8 +14,10 @@ from bench.pod_watch import PodWatch
 
 from shoal.api.labels import PORTS, Role
 from shoal.api.services.leases import BrokerStatus, MemberStatus, SlotTotals, VariantTotals
-from shoal.kube import KubeClient, NotFoundError
+from shoal.kube import ApiError, KubeClient
 from shoal.kube.resources import PODS
+
+FOLLOW_SECONDS = 2.0
 
 
 class FakeBroker:
@@ -26,32 +29,47 @@ class FakeBroker:
     def __init__(self, members: PodWatch) -> None:
         self._members = members
         self._started = time.monotonic()
+        self._addresses: set[str] = set()
         self.asked = 0
         """Reports given."""
 
     @contextlib.asynccontextmanager
     async def running(self, client: KubeClient, namespace: str) -> AsyncIterator[FakeBroker]:
         """Serve during the block, from the moment the broker's pod has an address."""
-        address = ""
-
-        async def placed() -> bool:
-            nonlocal address
-            with contextlib.suppress(NotFoundError):
-                pod = await client.get(PODS, f"{POOL}-{Role.BROKER}", namespace)
-                address = pod["status"].get("podIP", "")
-            return bool(address)
-
-        await poll(placed, 120)
         application = web.Application()
         application.router.add_get("/status", self._status)
         application.router.add_post("/members/{name}:retire", self._retire)
         runner = web.AppRunner(application)
         await runner.setup()
-        await web.TCPSite(runner, address, PORTS[Role.BROKER]).start()
+
+        async def serving() -> bool:
+            return await self._serve(runner, client, namespace)
+
+        following: asyncio.Task[None] | None = None
         try:
+            await poll(serving, 120)
+            following = asyncio.create_task(self._follow(serving))
             yield self
         finally:
+            if following is not None:
+                following.cancel()
             await runner.cleanup()
+
+    async def _serve(self, runner: web.AppRunner, client: KubeClient, namespace: str) -> bool:
+        """Listen where the pod is now; returns whether it has an address."""
+        with contextlib.suppress(ApiError):
+            pod = await client.get(PODS, f"{POOL}-{Role.BROKER}", namespace)
+            address = pod["status"].get("podIP", "")
+            if address and address not in self._addresses:
+                await web.TCPSite(runner, address, PORTS[Role.BROKER]).start()
+                self._addresses.add(address)
+        return bool(self._addresses)
+
+    async def _follow(self, serving: Callable[[], Awaitable[bool]]) -> None:
+        """On a busy machine kwok gives a pod a second address after the first one."""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            await serving()
 
     async def _status(self, _: web.Request) -> web.Response:
         self.asked += 1

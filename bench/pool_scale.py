@@ -6,7 +6,9 @@ All run on one real control plane with fake nodes (bench/cluster.py), one after 
 namespace of its own that is gone before the next begins. The pods are the same: those that the operator builds. The
 clock runs from the moment before the pool (Deployment, first pod) is created to the moment at which an independent
 watch (bench/pod_watch.py) has seen the last pod Ready. `ratio` is the rate beside the bare client's of the same round;
-`peak` the largest number of pods that existed at any resource version.
+`peak` the largest number of pods that existed at any resource version; `others` the processors that programs outside
+this benchmark kept busy meanwhile. Each contestant waits up to `--patience` seconds for a moment in which they use less
+than one.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 
 from bench.cluster import PODS_PER_NODE, ScaleCluster, namespace, running_cluster
 from bench.contestants import BARE, MEMBERS, PEERS, SHOAL, Contestant, operator
+from bench.others import Usage, quiet
 from bench.pod_watch import PodWatch
 
 from shoal.kube import KubeClient
@@ -34,7 +37,9 @@ SETTLE_SECONDS = 2.0
 """After a namespace is gone the controllers still tidy up; the next contestant starts on a quiet server."""
 
 
-async def fill(cluster: ScaleCluster, client: KubeClient, who: Contestant, members: int, number: int) -> dict[str, Any]:
+async def fill(
+    cluster: ScaleCluster, client: KubeClient, who: Contestant, members: int, number: int, patience: float
+) -> dict[str, Any]:
     """One contestant brings its pods up; returns what was measured."""
     name = f"{who.name.lower().replace(' ', '-')}-{number}"
     async with contextlib.AsyncExitStack() as stack:
@@ -43,18 +48,19 @@ async def fill(cluster: ScaleCluster, client: KubeClient, who: Contestant, membe
         await stack.enter_async_context(namespace(client, name))
         watch = await stack.enter_async_context(PodWatch(client, name, MEMBERS).running())
         await asyncio.sleep(SETTLE_SECONDS)
-        before = _cpu_seconds(process)
+        await quiet(1.0, patience)
+        before, usage = _cpu_seconds(process), Usage.now()
         started = time.perf_counter()
         await who.create(client, name, members)
         await watch.until(lambda seen: len(seen.ready_at) >= members, f"{who.name}: {members} Ready")
         seconds = max(watch.ready_at.values()) - started
         first = min(watch.ready_at.values()) - started
-        cpu = _cpu_seconds(process) - before
+        cpu, others = _cpu_seconds(process) - before, Usage.now().others_since(usage)
         await asyncio.sleep(SETTLE_SECONDS)
         return {
             "who": who.name, "seconds": round(seconds, 2), "rate": round(members / seconds, 1),
             "first": round(first, 2), "peak": watch.peak, "born": len(watch.born), "cpu": round(cpu, 2),
-            "closed": watch.closed, "gaps": watch.gaps,
+            "closed": watch.closed, "gaps": watch.gaps, "others": round(others, 1),
         }  # fmt: skip
 
 
@@ -76,14 +82,14 @@ def _cpu_seconds(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def measure(cluster: ScaleCluster, members: int, runs: int, *, peers: bool) -> dict[str, Any]:
+async def measure(cluster: ScaleCluster, members: int, runs: int, *, peers: bool, patience: float) -> dict[str, Any]:
     """`runs` rounds; each round turns the order of the contestants by one."""
     order = [BARE, SHOAL, *(PEERS if peers else ())]
     rounds: list[list[dict[str, Any]]] = []
     async with cluster.client() as client:
         for number in range(runs):
             turned = order[number % len(order) :] + order[: number % len(order)]
-            results = [await fill(cluster, client, who, members, number) for who in turned]
+            results = [await fill(cluster, client, who, members, number, patience) for who in turned]
             bare = next(result["rate"] for result in results if result["who"] == BARE.name)
             for result in results:
                 result["ratio"] = round(result["rate"] / bare, 3)
@@ -101,6 +107,7 @@ def _table(rounds: list[list[dict[str, Any]]], members: int) -> dict[str, Any]:
             "rate": [result["rate"] for result in mine],
             "ratio_median": round(statistics.median(ratios), 3),
             "ratio_range": [min(ratios), max(ratios)],
+            "others": [result["others"] for result in mine],
             "above_target": max(result["peak"] for result in mine) - members,
         }
     return table
@@ -112,11 +119,12 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="Only the bare client and the pool.")
+    parser.add_argument("--patience", type=float, default=30.0, help="Seconds to wait for a quiet moment.")
     arguments = parser.parse_args()
     nodes = 1 + arguments.members // PODS_PER_NODE * 2
     with tempfile.TemporaryDirectory() as folder, running_cluster(Path(folder, "cluster"), nodes) as cluster:
-        result = asyncio.run(measure(cluster, arguments.members, arguments.runs, peers=arguments.peers))
-        print(json.dumps(result, indent=2))
+        work = measure(cluster, arguments.members, arguments.runs, peers=arguments.peers, patience=arguments.patience)
+        print(json.dumps(asyncio.run(work), indent=2))
 
 
 if __name__ == "__main__":
