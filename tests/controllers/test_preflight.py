@@ -76,8 +76,10 @@ async def test_a_missing_permission_to_act_is_told_on_the_object(
     async with operating(cluster, kubeconfig) as watched:
         await watched.client.apply(ENVIRONMENT_POOLS, POOL, cluster.namespace)
         name = f"system:serviceaccount:{cluster.namespace}:operator"
-        await watched.until_degraded(ENVIRONMENT_POOLS, "PermissionMissing", name, "create pods", cluster.namespace)
-        await watched.until_hindered("create pods")
+        await watched.until_degraded(
+            ENVIRONMENT_POOLS, "PermissionMissing", name, f"in namespace {cluster.namespace}: pods (create)"
+        )
+        await watched.until_hindered("pods (create)")
         assert await watched.members() == 0
         grant(cluster)
         await watched.until_filled()
@@ -93,7 +95,7 @@ async def test_a_missing_permission_to_look_holds_what_would_act_blindly(
     grant(cluster, ("list", "secrets"))
     async with operating(cluster, kubeconfig) as watched:
         await watched.client.apply(ENVIRONMENT_POOLS, POOL, cluster.namespace)
-        await watched.until_degraded(ENVIRONMENT_POOLS, "PermissionMissing", "list secrets")
+        await watched.until_degraded(ENVIRONMENT_POOLS, "PermissionMissing", "secrets (list)")
         assert await watched.members() == 0
         assert len([each for each in complaints(caplog) if "Definition" in each or "Permission" in each]) == 1
         grant(cluster)
@@ -106,7 +108,7 @@ async def test_an_account_without_any_permission_waits(cluster: Kubernetes, tmp_
     kubeconfig = account(cluster, tmp_path)
     async with operating(cluster, kubeconfig) as watched:
         await watched.client.apply(ENVIRONMENT_POOLS, POOL, cluster.namespace)
-        await watched.until_hindered("list environmentpools.rl.shoal.dev", "more", "chart shoal")
+        await watched.until_hindered("environmentpools.rl.shoal.dev (list, watch", "more resources", "chart shoal")
         grant(cluster)
         await watched.until_filled()
         await watched.until_ready()
@@ -119,7 +121,18 @@ async def test_a_permission_taken_away_later_is_noticed(cluster: Kubernetes, tmp
         await watched.until_ready()
         grant(cluster, ("create", "pods"))
         await watched.client.apply(ENVIRONMENT_POOLS, POOL, cluster.namespace)
-        await watched.until_degraded(ENVIRONMENT_POOLS, "PermissionMissing", "create pods")
+        await watched.until_degraded(ENVIRONMENT_POOLS, "PermissionMissing", "pods (create)")
+        grant(cluster)
+        await watched.until_filled()
+        await watched.until_fine(ENVIRONMENT_POOLS)
+
+
+async def test_where_no_replica_may_have_the_lease_each_says_so(cluster: Kubernetes, tmp_path: Path) -> None:
+    kubeconfig = account(cluster, tmp_path)
+    grant(cluster, *((verb, "leases") for verb in ("get", "create", "update")))
+    async with operating(cluster, kubeconfig, leader_elect=True) as watched:
+        await watched.client.apply(ENVIRONMENT_POOLS, POOL, cluster.namespace)
+        await watched.until_degraded(ENVIRONMENT_POOLS, "PermissionMissing", "leases.coordination.k8s.io (get, create")
         grant(cluster)
         await watched.until_filled()
         await watched.until_fine(ENVIRONMENT_POOLS)

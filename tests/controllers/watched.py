@@ -106,11 +106,13 @@ class Watched:
 
 
 @asynccontextmanager
-async def operating(cluster: Kubernetes, kubeconfig: Path | None = None) -> AsyncIterator[Watched]:
+async def operating(
+    cluster: Kubernetes, kubeconfig: Path | None = None, *, leader_elect: bool = False
+) -> AsyncIterator[Watched]:
     admin = kubeconfig_source(cluster.kubeconfig)
     source = kubeconfig_source(kubeconfig) if kubeconfig else admin
     async with KubeClient(source) as client, KubeClient(admin, field_manager="tester") as tester:
-        manager = build_manager(client, OperatorSettings(namespace=cluster.namespace))
+        manager = build_manager(client, OperatorSettings(namespace=cluster.namespace, leader_elect=leader_elect))
         endpoint = Endpoint(manager, "127.0.0.1:0")
         manager.add_background("endpoint", endpoint.run)
         running = asyncio.create_task(manager.run())

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from shoal.controllers.definitions import Lack, find_lack
 from shoal.controllers.job import OPERATOR
-from shoal.controllers.review import Gap, Places, account, find_gaps
+from shoal.controllers.review import Gap, Places, account, describe, find_gaps
 from shoal.controllers.status import StatusWriter
 from shoal.controllers.stored import part
 from shoal.controllers.trouble import (
@@ -38,7 +38,7 @@ from shoal.kube.client import KubeClient
 from shoal.kube.discovery import Neighbour, Neighbours
 from shoal.kube.errors import ApiError, ForbiddenError, NotFoundError
 from shoal.kube.permissions import FOLLOW, Rule, rules_for
-from shoal.kube.resources import SHOAL_GROUP, Resource
+from shoal.kube.resources import LEASES, SHOAL_GROUP, Resource
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -51,7 +51,7 @@ MISSED_LOOKS = 2
 """Looks in a row that must miss a definition that was there: an API server that starts serves none for a moment."""
 REREAD_SECONDS = 30.0
 NAMED = 6
-"""Fields or permissions named in a message before "and N more"."""
+"""Fields, or resources not allowed, named in a message before "and N more"."""
 APPLY_DEFINITIONS = "shoal crds | kubectl apply --server-side -f -"
 GRANT = "upgrade the release of chart shoal with rbac.create=true, or grant them to it"
 
@@ -166,7 +166,7 @@ class Preflight:
 
     def _rules(self) -> list[Rule]:
         present = [neighbour for neighbour in Neighbour if self._neighbours.available(neighbour)]
-        return [rule for rule in rules_for(present) if self._elects or "leases" not in rule.resources]
+        return [rule for rule in rules_for(present) if self._elects or LEASES.plural not in rule.resources]
 
     def _judge(self) -> list[Trouble]:
         troubles = []
@@ -204,13 +204,11 @@ class Preflight:
         return Trouble(DEFINITION_OUTDATED, message, frozenset(fields))
 
     def _denied(self, gaps: Sequence[Gap]) -> Trouble:
-        where = f"in namespace {self._places.watched}" if self._places.watched else "in all namespaces"
-        message = (
-            f"{self._who or 'the account of the operator'} lacks permissions {where}: "
-            f"{_some([str(gap) for gap in gaps])}. To mend it, {GRANT}"
-        )
+        who = self._who or "the account of the operator"
+        message = f"{who} lacks permissions {describe(gaps, NAMED)}. To mend it, {GRANT}"
         kinds = [self._hindered(gap) for gap in gaps]
-        holds = [self._hindered(gap) for gap in gaps if gap.verb in FOLLOW]
+        # Who cannot see would act blindly; and where the lease may not be had, nobody acts at all.
+        holds = [self._hindered(gap) for gap in gaps if gap.verb in FOLLOW or _of_lease(gap)]
         return Trouble(PERMISSION_MISSING, message, frozenset().union(*kinds), frozenset().union(*holds))
 
     def _hindered(self, gap: Gap) -> frozenset[str]:
@@ -261,7 +259,7 @@ class Preflight:
     async def _tell(self) -> None:
         """Write the condition on objects of the kinds that are held: no plan will."""
         # Where no replica can lead for want of this very permission, each says so.
-        if not self._manager.leading and not any("leases" in gap.resource for gap in self._gaps):
+        if not self._manager.leading and not any(_of_lease(gap) for gap in self._gaps):
             return
         for plural in held(self.troubles) - self._lack.missing:
             kind = self._kinds[plural]
@@ -280,6 +278,10 @@ class Preflight:
         self._refused[resource] = error
         self._review = self._review or isinstance(error, ForbiddenError)
         self._asked.set()
+
+
+def _of_lease(gap: Gap) -> bool:
+    return gap.resource == LEASES.plural
 
 
 def _some(names: Sequence[str]) -> str:

@@ -30,9 +30,10 @@ class Gap:
     """"" for all namespaces, or for an object in none."""
     rule: Rule
 
-    def __str__(self) -> str:
-        full = f"{self.resource}.{self.rule.group}" if self.rule.group else self.resource
-        return f"{self.verb} {full}"
+    @property
+    def full_name(self) -> str:
+        """The resource with its group, as kubectl takes it."""
+        return f"{self.resource}.{self.rule.group}" if self.rule.group else self.resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,20 @@ class Places:
     def of(self, scope: Scope) -> str:
         """The namespace to ask about; "" for all, or for objects in none."""
         return {Scope.WATCHED: self.watched, Scope.OWN: self.own, Scope.CLUSTER: ""}[scope]
+
+
+def describe(gaps: Iterable[Gap], most: int) -> str:
+    """The gaps in words, by namespace and resource; of many resources the first ones."""
+    places: dict[str, dict[str, list[str]]] = {}
+    for gap in gaps:
+        places.setdefault(gap.namespace, {}).setdefault(gap.full_name, []).append(gap.verb)
+    parts = []
+    for namespace, resources in places.items():
+        named = [f"{name} ({', '.join(verbs)})" for name, verbs in resources.items()]
+        more = f" and {len(named) - most} more resources" if len(named) > most else ""
+        where = f"in namespace {namespace}" if namespace else "in the whole cluster"
+        parts.append(f"{where}: {', '.join(named[:most])}{more}")
+    return "; ".join(parts)
 
 
 async def find_gaps(client: KubeClient, rules: Iterable[Rule], places: Places) -> list[Gap]:
