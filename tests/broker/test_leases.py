@@ -22,6 +22,7 @@ from shoal_workers.service import Identity, ProblemError, ServiceClient, serving
 from shoal_workers.service.server import listen, url_of
 
 TOKEN = "secret"
+MEMBER_TOKEN = "a member's"
 
 
 class FakeEnvironment(EnvironmentAdapter):
@@ -70,7 +71,7 @@ class Pool:
             await self.stop(name)
 
     async def start_broker(self) -> None:
-        await self._start("broker", serving(make_broker(self.config, TOKEN), port=self.port))
+        await self._start("broker", serving(make_broker(self.config, TOKEN, MEMBER_TOKEN), port=self.port))
 
     async def start_member(self, name: str, slots: int = 1, variant: str = "default", **life: Any) -> Member:
         url, port = free_url()
@@ -89,7 +90,7 @@ class Pool:
         member = Member(config, identity, Backend("fake", FakeEnvironment))
         member.url = url
         self.members[name] = member
-        await self._start(name, serving(make_member(member, TOKEN), port=port))
+        await self._start(name, serving(make_member(member, MEMBER_TOKEN), port=port))
         await self.until(lambda status: any(row.name == name and row.slots.free == slots for row in status.members))
         return member
 

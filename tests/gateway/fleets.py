@@ -27,16 +27,18 @@ from tests.engines.fakes import FakeCore, write_version
 
 INTERVAL = 0.1
 TOKEN = "secret"
+ENGINE_TOKEN = "an engine's"
 T = TypeVar("T")
 
 
 @dataclass
 class Fleet:
-    """A running gateway, a client of it, and its engines."""
+    """A running gateway, a client of it, one that speaks as its engines do, and engines."""
 
     gateway: Gateway
     url: str
     client: ServiceClient
+    reporter: ServiceClient
     stack: AsyncExitStack
     engines: dict[str, Engine] = field(default_factory=dict)
 
@@ -44,8 +46,8 @@ class Fleet:
         """Start an engine that registers itself."""
         engine = Engine(name, core or FakeCore())
         config = EngineConfig(type="Reference", model="none")
-        url = await self.stack.enter_async_context(serving(make_service(config, engine, token=TOKEN)))
-        client = ServiceClient(self.url, token=TOKEN)
+        url = await self.stack.enter_async_context(serving(make_service(config, engine, token=ENGINE_TOKEN)))
+        client = ServiceClient(self.url, token=ENGINE_TOKEN)
         registration = Registration(engine, client, uid=f"uid-{name}", url=url, interval=INTERVAL)
         await self.stack.enter_async_context(registration.running())
         self.engines[name] = engine
@@ -99,11 +101,12 @@ def routed(status: GatewayStatus) -> set[str]:
 async def fleet(*names: str, **config: Any) -> AsyncIterator[Fleet]:
     """A gateway with these engines, ready to serve."""
     settings = {"report_seconds": INTERVAL, "missed_reports": 5, "update_timeout": 20.0, **config}
-    gateway = make_gateway(GatewayConfig(**settings), TOKEN)
+    gateway = make_gateway(GatewayConfig(**settings), TOKEN, ENGINE_TOKEN)
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serving(gateway.service))
         client = await stack.enter_async_context(ServiceClient(url, token=TOKEN, timeout=60))
-        running = Fleet(gateway, url, client, stack)
+        reporter = await stack.enter_async_context(ServiceClient(url, token=ENGINE_TOKEN, timeout=60))
+        running = Fleet(gateway, url, client, reporter, stack)
         for name in names:
             await running.add(name)
         await running.until(lambda status: routed(status) == set(names))

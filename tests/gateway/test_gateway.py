@@ -25,7 +25,7 @@ from shoal_workers.gateway.server import make_gateway
 from shoal_workers.service import ProblemError, ServiceClient, serving
 from tests.engines.fake_process import FakeProcess, fake_process
 from tests.engines.fakes import FakeCore, fake_logprob
-from tests.gateway.fleets import INTERVAL, TOKEN, Fleet, fleet, request, routed, until
+from tests.gateway.fleets import ENGINE_TOKEN, INTERVAL, TOKEN, Fleet, fleet, request, routed, until
 from tests.models import write_tokenizer
 
 
@@ -171,7 +171,7 @@ async def test_gateway_that_restarts_learns_everything_from_its_engines(tmp_path
         await running.until(lambda status: status.min_version == 4)
         report = running.gateway.engines.known["a"].report
         reports = [report.model_copy(update={"status": running.engines["a"].status()})]
-        again = make_gateway(running.gateway.engines._config, TOKEN)
+        again = make_gateway(running.gateway.engines._config, TOKEN, ENGINE_TOKEN)
         async with serving(again.service) as url, ServiceClient(url, token=TOKEN) as client:
             fresh = report.model_copy(
                 update={
@@ -180,9 +180,10 @@ async def test_gateway_that_restarts_learns_everything_from_its_engines(tmp_path
                     "status": report.status.model_copy(update={"weight_version": 0, "weights": None}),
                 }
             )
-            await client.put("/engines/fresh", fresh)
-            for each in reports:
-                await client.put("/engines/a", each)
+            async with ServiceClient(url, token=ENGINE_TOKEN) as reporter:
+                await reporter.put("/engines/fresh", fresh)
+                for each in reports:
+                    await reporter.put("/engines/a", each)
             weights = await client.get("/weights", WeightsState)
             assert weights.target == target
             assert again.engines.serving == {"a"}
@@ -219,14 +220,14 @@ async def test_a_drained_engine_gets_nothing_more() -> None:
         assert {result.engine for result in await asyncio.gather(*(running.generate(2) for _ in range(6)))} == {"b"}
         with pytest.raises(ProblemError, match="unknown-engine"):
             await running.client.call("POST", "/engines/z:drain")
-        await running.client.delete("/engines/a", params={"uid": "another"})
+        await running.reporter.delete("/engines/a", params={"uid": "another"})
         assert len((await running.status()).engines) == 2
 
 
 async def test_silence_takes_an_engine_out() -> None:
     async with fleet("a", missed_reports=2) as running:
         report = running.gateway.engines.known["a"].report.model_copy(update={"name": "mute", "uid": "x"})
-        await running.client.put("/engines/mute", report)
+        await running.reporter.put("/engines/mute", report)
         await running.until(lambda status: routed(status) == {"a", "mute"})
         status = await running.until(lambda status: routed(status) == {"a"})
         assert max(engine.age for engine in status.engines) > 2 * INTERVAL
@@ -344,7 +345,7 @@ async def test_sessions_record_token_calls() -> None:
 
 def fake_process_of(running: Fleet, name: str, load: float = 0.0) -> AbstractContextManager[FakeProcess]:
     """An engine process that talks to this fleet's gateway."""
-    return fake_process(running.url, name, load=load, token=TOKEN)
+    return fake_process(running.url, name, load=load, token=ENGINE_TOKEN)
 
 
 async def _none_left(running: Fleet) -> bool | None:

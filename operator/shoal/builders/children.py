@@ -21,15 +21,16 @@ def build_service(owner: Owner, role: str) -> Manifest:
     return with_hash(build_child(owner, "v1", "Service", owner.service(role), {"spec": spec}))
 
 
-def build_token_secret(owner: Owner, token: str) -> Manifest:
+def build_token_secret(owner: Owner, token: str, name: str = "") -> Manifest:
     """The Secret that carries the bearer token of this resource's services.
 
     Args:
         owner: the resource.
         token: the token in clear; created once and never changed by a reconcile.
+        name: the Secret's name, where it is not that of the services' own token.
     """
     encoded = b64encode(token.encode()).decode()
-    return build_child(owner, "v1", "Secret", owner.secret, {"type": "Opaque", "data": {TOKEN_KEY: encoded}})
+    return build_child(owner, "v1", "Secret", name or owner.secret, {"type": "Opaque", "data": {TOKEN_KEY: encoded}})
 
 
 def build_resource(owner: Owner, api_version: str, kind: str, name: str, spec: Manifest) -> Manifest:

@@ -52,7 +52,7 @@ def build_broker(owner: Owner, spec: EnvironmentPoolSpec, images: Images) -> Man
             role=Role.BROKER,
             image=images.of(Role.BROKER),
             config=config,
-            tokens={"SHOAL_TOKEN": owner.secret},
+            tokens={"SHOAL_TOKEN": owner.secret, "SHOAL_TOKEN_MEMBER": owner.workers_secret(Role.ENVIRONMENT)},
             name=owner.service(Role.BROKER),
         ),
     )
@@ -100,7 +100,7 @@ def _build_member(owner: Owner, spec: EnvironmentPoolSpec, variant: Variant, ima
             role=Role.ENVIRONMENT,
             image=images.of(Role.ENVIRONMENT) if beside or image is None else image,
             config=config,
-            tokens={"SHOAL_TOKEN": owner.secret},
+            tokens={"SHOAL_TOKEN": owner.workers_secret(Role.ENVIRONMENT)},
             labels={VARIANT: variant.name},
             template=spec.template,
             restart_policy="Never" if ephemeral else "Always",

@@ -40,6 +40,10 @@ class Owner:
         """Name of the Secret with the bearer token of this resource's services."""
         return f"{self.name}-token"
 
+    def workers_secret(self, role: str) -> str:
+        """Name of the Secret with the token of the pods that report to a service: members, engines."""
+        return f"{self.name}-{role}-token"
+
     def service(self, role: str) -> str:
         """Name of the Service (and of the single pod) of a role."""
         return f"{self.name}-{role}"

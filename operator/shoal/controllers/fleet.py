@@ -105,6 +105,8 @@ def build(owner: Owner, spec: RolloutFleetSpec, context: Context, token: str) ->
     return FleetDesired(
         children=(
             build_token_secret(owner, token or secrets.token_urlsafe(32)),
+            # Made once: of what is drawn at each pass, the first is kept.
+            build_token_secret(owner, secrets.token_urlsafe(32), owner.workers_secret(Role.ENGINE)),
             build_service(owner, Role.GATEWAY),
             *fleet_policies(owner, context.network),
         ),

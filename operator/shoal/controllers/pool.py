@@ -110,6 +110,8 @@ def build(owner: Owner, spec: EnvironmentPoolSpec, context: Context, token: str)
     return PoolDesired(
         children=(
             build_token_secret(owner, token or secrets.token_urlsafe(32)),
+            # Made once: of what is drawn at each pass, the first is kept.
+            build_token_secret(owner, secrets.token_urlsafe(32), owner.workers_secret(Role.ENVIRONMENT)),
             build_service(owner, Role.BROKER),
             *pool_policies(owner, spec.isolation, context.network),
         ),

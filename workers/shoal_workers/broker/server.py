@@ -24,6 +24,7 @@ from shoal.api.services.roles.broker import BrokerConfig
 from shoal_workers.broker.broker import Broker
 from shoal_workers.broker.guards import Guards
 from shoal_workers.service import Identity, ProblemError, Service, read, reply
+from shoal_workers.service.auth import Reports
 from shoal_workers.service.config import token as token_of
 from shoal_workers.telemetry import names
 
@@ -32,13 +33,14 @@ _WAIT_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300)
 
 def build(config: BrokerConfig, identity: Identity) -> Service:
     """The service of this process."""
-    return make_service(config, token_of())
+    return make_service(config, token_of(), token_of("MEMBER"))
 
 
-def make_service(config: BrokerConfig, token: str | None) -> Service:
-    """The service; members must accept the same token."""
-    broker = Broker(config, Guards(token, config.guard_timeout), on_wait=lambda seconds: wait.observe(seconds))
-    service = Service("broker", broker.status, token=token)
+def make_service(config: BrokerConfig, token: str | None, member_token: str | None = None) -> Service:
+    """The service. Members accept `member_token` and report with it; without one, `token` does for both."""
+    guards = Guards(member_token or token, config.guard_timeout)
+    broker = Broker(config, guards, on_wait=lambda seconds: wait.observe(seconds))
+    service = Service("broker", broker.status, token=token, reports=Reports("/members/", member_token))
     wait = Histogram(
         names.BROKER_WAIT_SECONDS, "Seconds a granted lease waited.", buckets=_WAIT_BUCKETS, registry=service.registry
     )

@@ -16,6 +16,7 @@ from shoal_workers.gateway.routing import make_router
 from shoal_workers.gateway.sessions import Sessions
 from shoal_workers.gateway.status import Overview
 from shoal_workers.service import ConfigurationError, Identity, ProblemError, Service, open_session
+from shoal_workers.service.auth import Reports
 from shoal_workers.service.config import token as token_of
 from shoal_workers.tokens import ChatTokenizer, TemplateError
 
@@ -33,17 +34,17 @@ class Gateway:
 
 def build(config: GatewayConfig, identity: Identity) -> Service:
     """The service; raises ConfigurationError when the tokeniser is not there."""
-    return make_gateway(config, token_of()).service
+    return make_gateway(config, token_of(), token_of("ENGINE")).service
 
 
-def make_gateway(config: GatewayConfig, token: str | None = None) -> Gateway:
-    """A gateway; the same token guards it and its engines."""
+def make_gateway(config: GatewayConfig, token: str | None = None, engine_token: str | None = None) -> Gateway:
+    """A gateway. Engines accept `engine_token` and report with it; without one, `token` does for both."""
     admission = Admission(make_router(config.policy), config.max_in_flight_per_engine, config.queue_limit)
-    engines = Engines(config, admission, token)
-    calls = Calls(engines, admission, token)
+    engines = Engines(config, admission, engine_token or token)
+    calls = Calls(engines, admission, engine_token or token)
     sessions = Sessions()
     overview = Overview(engines, admission, calls)
-    service = Service("gateway", overview.status, token=token)
+    service = Service("gateway", overview.status, token=token, reports=Reports("/engines/", engine_token))
     add_generate_routes(service, calls, sessions)
     add_session_routes(service, sessions)
     add_fleet_routes(service, engines, overview)

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from shoal_workers.service.auth import BearerAuth
+from shoal_workers.service.auth import BearerAuth, Reports
 from shoal_workers.service.measure import Measure
 from shoal_workers.service.problems import ProblemError, problem_response
 from shoal_workers.telemetry.setup import tracing
@@ -37,13 +37,19 @@ class Service:
     """One role's HTTP service.
 
     `status` gives the role's status message; `token` guards every route except the probes, /metrics, /status and
-    `public_prefixes`. Routes are added to `app`. What must live as long as the service is added by `lives_with` and is
-    entered in order at start and left in reverse at stop. `stopping` is set as soon as a stop is asked for, before
-    open requests are waited for: long polls must watch it.
+    `public_prefixes`; `reports` have a token of their own. Routes are added to `app`. What must live as long as the
+    service is added by `lives_with` and is entered in order at start and left in reverse at stop. `stopping` is set as
+    soon as a stop is asked for, before open requests are waited for: long polls must watch it.
     """
 
     def __init__(
-        self, role: str, status: Status, *, token: str | None = None, public_prefixes: Iterable[str] = ()
+        self,
+        role: str,
+        status: Status,
+        *,
+        token: str | None = None,
+        public_prefixes: Iterable[str] = (),
+        reports: Reports | None = None,
     ) -> None:
         self.role = role
         self.registry = CollectorRegistry()
@@ -54,7 +60,7 @@ class Service:
         self._drains: list[Callable[[], Awaitable[None]]] = []
         self._stop: Callable[[], None] = lambda: None
         self.app = FastAPI(title=f"shoal {role}", docs_url=None, redoc_url=None, lifespan=self._lifespan)
-        self.app.add_middleware(BearerAuth, token=token, public_prefixes=tuple(public_prefixes))
+        self.app.add_middleware(BearerAuth, token=token, public_prefixes=tuple(public_prefixes), reports=reports)
         self.app.add_middleware(Measure, registry=self.registry)
         if tracing():
             self.app.add_middleware(TraceRequests, role=role)
