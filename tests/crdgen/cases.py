@@ -62,6 +62,23 @@ CHOICES = [
     ),
     Case("RLJob", "spec.agents", {"harness": {"type": "OpenAI", "module": "mine.agents:solve"}}),
     Case("RLJob", "spec.agents", {"harness": {"type": "OpenAI"}}, "harness OpenAI needs module"),
+    Case("RLJob", "spec.trainer.ray", {}),
+    Case("RLJob", "spec.trainer.ray", {"existingCluster": "ray://head:10001"}),
+    Case("RLJob", "spec.trainer.ray", {"clusterRef": {"name": "team"}}),
+    Case("RLJob", "spec.trainer.ray", {"cluster": {"template": {"spec": {"headGroupSpec": {"any": "thing"}}}}}),
+    Case("RLJob", "spec.trainer.ray", {"cluster": {}}, "spec.trainer.ray.cluster.template: Required value"),
+    Case(
+        "RLJob",
+        "spec.trainer.ray",
+        {"existingCluster": "head:6379", "clusterRef": {"name": "team"}},
+        "at most one of existingCluster, clusterRef and cluster may be set",
+    ),
+    Case(
+        "RLJob",
+        "spec.trainer.ray",
+        {"clusterRef": {"name": "team"}, "cluster": {"template": {}}},
+        "at most one of existingCluster, clusterRef and cluster may be set",
+    ),
 ]
 NAMES = [
     Case("RLJob", "metadata.name", "a" * 30),

@@ -10,7 +10,6 @@ import pytest
 from shoal.api.labels import Role
 from shoal.kube import discovery
 from shoal.kube.client import KubeClient
-from shoal.kube.errors import InvalidError
 from shoal.kube.resources import ENVIRONMENT_POOLS, RL_JOBS, ROLLOUT_FLEETS, Resource
 from tests.api.samples import FLEET, JOB, POOL
 from tests.interplay.fake_kueue import WORKLOADS, fake_kueue
@@ -96,28 +95,6 @@ async def trainer_config(stage: Stage) -> str:
     pod = (await stage.pods(Role.TRAINER))[0]
     found = [each["value"] for each in pod["spec"]["containers"][0]["env"] if each["name"] == "SHOAL_CONFIG"]
     return str(found[0])
-
-
-@pytest.mark.parametrize(
-    ("ray", "refusal"),
-    [
-        ({"clusterRef": {"name": "team"}}, ""),
-        ({"cluster": {"template": {"spec": RAY}}}, ""),
-        ({"existingCluster": "ray://head:10001"}, ""),
-        ({"clusterRef": {"name": "team"}, "existingCluster": "head:6379"}, "at most one of"),
-        ({"clusterRef": {"name": "team"}, "cluster": {"template": {}}}, "at most one of"),
-        ({"cluster": {}}, "spec.trainer.ray.cluster.template: Required"),
-    ],
-)
-async def test_one_way_to_ray_is_taken(cluster: Kubernetes, ray: Json, refusal: str) -> None:
-    from shoal.kube.kubeconfig import kubeconfig_source
-
-    async with KubeClient(kubeconfig_source(cluster.kubeconfig)) as client:
-        if not refusal:
-            await client.create(RL_JOBS, job(**ray), cluster.namespace)
-            return
-        with pytest.raises(InvalidError, match=refusal):
-            await client.create(RL_JOBS, job(**ray), cluster.namespace)
 
 
 async def test_a_named_cluster_is_waited_for_and_joined(cluster: Kubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
