@@ -56,3 +56,5 @@ def _claim(cluster: Cluster, namespace: str, name: str, path: Path) -> None:
         "spec": {**common, "volumeName": f"{namespace}-{name}", "resources": {"requests": {"storage": "2Gi"}}},
     }
     cluster.apply(volume, claim)
+    # A pod that is made before counts as unschedulable for a moment, and its resource says so.
+    cluster.kubectl("-n", namespace, "wait", "--for=jsonpath={.status.phase}=Bound", f"pvc/{name}", "--timeout=60s")

@@ -11,6 +11,8 @@ from e2e.providers.base import Json
 from e2e.providers.examples import EXAMPLE
 
 NAME = "frozenlake"
+FIRST_STEP_SECONDS = 900.0
+"""Two engines and a trainer load their libraries at once: a minute alone, many on a machine that others use."""
 
 
 def example(cluster: Cluster, namespace: str, **trainer: Any) -> Json:

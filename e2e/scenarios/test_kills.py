@@ -10,7 +10,7 @@ import pytest
 from e2e.providers import Cluster
 from e2e.providers.base import Feature
 from e2e.providers.processes import kill
-from e2e.scenarios.jobs import example, status, step
+from e2e.scenarios.jobs import FIRST_STEP_SECONDS, example, status, step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.needs(Feature.PROCESSES)]
 
@@ -25,7 +25,7 @@ def _reached(cluster: Cluster, namespace: str, number: int) -> bool:
 def test_every_role_may_be_killed_once(cluster: Cluster, namespace: str, evidence: Path) -> None:
     # Longer than the scenario needs: it ends with the last victim, not with the job.
     cluster.apply(example(cluster, namespace, steps=400))
-    cluster.until(lambda: step(cluster, namespace) >= 1, "the first step", 400)
+    cluster.until(lambda: step(cluster, namespace) >= 1, "the first step", FIRST_STEP_SECONDS)
     for role in ROLES:
         before = step(cluster, namespace)
         victims = cluster.list("pods", namespace, f"rl.shoal.dev/role={role}")

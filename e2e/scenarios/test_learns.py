@@ -21,3 +21,8 @@ def test_the_example_learns(cluster: Cluster, namespace: str, evidence: Path) ->
     assert float(evaluation["final"]) >= 0.9
     assert float(evaluation["final"]) - float(evaluation["initial"]) >= 0.4
     assert found["step"] == found["steps"] == found["weightVersion"]
+
+    ttl = '{"spec": {"ttlSecondsAfterFinished": 1}}'
+    cluster.kubectl("-n", namespace, "patch", f"rljob/{NAME}", "--type=merge", f"--patch={ttl}")
+    cluster.until(lambda: not cluster.get("rljob", NAME, namespace), "the finished job goes when its time is over", 60)
+    cluster.until(lambda: not cluster.list("pods", namespace), "its pods go with it", 120)

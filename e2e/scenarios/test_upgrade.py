@@ -9,7 +9,7 @@ import pytest
 from e2e.providers import Cluster
 from e2e.providers.base import Feature
 from e2e.providers.chart import NAMESPACE, RELEASE, Helm
-from e2e.scenarios.jobs import example, status, step
+from e2e.scenarios.jobs import FIRST_STEP_SECONDS, example, status, step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.needs(Feature.CONTAINERS)]
 
@@ -19,7 +19,7 @@ NEXT = {"podAnnotations": {"rl.shoal.dev/release": "next"}}
 
 def test_upgrade_and_rollback_leave_a_running_job_alone(cluster: Cluster, namespace: str, evidence: Path) -> None:
     cluster.apply(example(cluster, namespace, steps=400))
-    cluster.until(lambda: step(cluster, namespace) >= 1, "the first step", 400)
+    cluster.until(lambda: step(cluster, namespace) >= 1, "the first step", FIRST_STEP_SECONDS)
     before, faults = pods(cluster, namespace), status(cluster, namespace)["trajectories"]["faults"]
     assert isinstance(cluster.helm, Helm)
 
