@@ -15,7 +15,7 @@ from tests.api.samples import FLEET, JOB, POOL
 from tests.interplay.fake_kueue import WORKLOADS, fake_kueue
 from tests.interplay.neighbours import install, remove
 from tests.interplay.stage import Fake, Stage, operating
-from tests.interplay.test_kueue import data_manager, runs, waits_for
+from tests.interplay.test_kueue import account, data_manager, runs, waits_for
 from tests.kubernetes import Kubernetes
 
 Json = dict[str, Any]
@@ -101,7 +101,7 @@ async def test_a_named_cluster_is_waited_for_and_joined(cluster: Kubernetes, mon
     monkeypatch.setattr(discovery, "LOOK_SECONDS", 0.2)
     monkeypatch.setattr(discovery, "DOUBT_SECONDS", 0.2)
     remove(cluster.server, "kuberay")
-    async with operating(cluster, fake_kuberay) as stage, data_manager(stage):
+    async with operating(cluster, fake_kuberay, kubeconfig=account(cluster)) as stage, data_manager(stage):
         await begin(stage, job(clusterRef={"name": "team"}))
         assert "trainer.ray.clusterRef needs KubeRay" in await waits_for(stage, "TrainerReady", "KubeRayAbsent")
         await asyncio.to_thread(install, cluster.server, "kuberay")
@@ -131,7 +131,7 @@ async def _none(stage: Stage, role: str) -> bool:
 
 async def test_an_owned_cluster_lives_and_rests_with_its_job(cluster: Kubernetes) -> None:
     install(cluster.server, "kuberay")
-    async with operating(cluster, fake_kuberay) as stage, data_manager(stage):
+    async with operating(cluster, fake_kuberay, kubeconfig=account(cluster)) as stage, data_manager(stage):
         await begin(stage, owned({**RAY, "authOptions": {"mode": "token"}}))
         assert "ray://sample-ray-head-svc." in await trainer_config(stage)
         environment = (await stage.pods(Role.TRAINER))[0]["spec"]["containers"][0]["env"]
@@ -164,7 +164,7 @@ async def _suspended(stage: Stage) -> bool:
 
 async def test_a_cluster_that_kuberay_refuses_is_told_with_the_field(cluster: Kubernetes) -> None:
     install(cluster.server, "kuberay")
-    async with operating(cluster, fake_kuberay) as stage, data_manager(stage):
+    async with operating(cluster, fake_kuberay, kubeconfig=account(cluster)) as stage, data_manager(stage):
         wrong = {**RAY, "workerGroupSpecs": [{"groupName": "gpu", "replicas": "two"}]}
         await begin(stage, owned(wrong))
         message = await waits_for(stage, "TrainerReady", "RayClusterRefused")
@@ -180,7 +180,7 @@ async def test_a_queue_counts_and_places_the_cluster(cluster: Kubernetes) -> Non
     updates = [{"name": "ray-gpu", "nodeSelector": {"zone": "a"}}, {"name": "ray-head", "labels": {"admitted": "yes"}}]
     made, kueue = fake_kueue(updates=updates)
     fakes: list[Fake] = [fake_kuberay, kueue]
-    async with operating(cluster, *fakes) as stage, data_manager(stage):
+    async with operating(cluster, *fakes, kubeconfig=account(cluster)) as stage, data_manager(stage):
         body = owned()
         body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team"}
         await begin(stage, body)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,13 +20,14 @@ from shoal.builders.kueue import Priority, build_workload, pod_sets_of
 from shoal.controllers import job as job_controller
 from shoal.kube import discovery
 from shoal.kube.client import KubeClient
+from shoal.kube.discovery import Neighbour
 from shoal.kube.errors import NotFoundError
 from shoal.kube.kubeconfig import kubeconfig_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS
 from tests.api.samples import JOB
 from tests.interplay.fake_kueue import FLAVORS, PRIORITIES, WORKLOADS, FakeKueue, fake_kueue
 from tests.interplay.neighbours import install, remove
-from tests.interplay.stage import Stage, operating
+from tests.interplay.stage import Stage, operating, operator_account
 from tests.kubernetes import Kubernetes
 
 Json = dict[str, Any]
@@ -73,11 +75,19 @@ async def data_manager(stage: Stage) -> AsyncIterator[list[DataStatus]]:
         await runner.cleanup()
 
 
+def account(cluster: Kubernetes) -> Path:
+    """The kubeconfig of an operator that may do what the chart's roles let it, and nothing else."""
+    path = cluster.server.folder / "operator"
+    if not path.exists():
+        operator_account(cluster.server, "operator", path, Neighbour.KUEUE, Neighbour.KUBERAY)
+    return path
+
+
 @asynccontextmanager
 async def queueing(cluster: Kubernetes, **settings: Any) -> AsyncIterator[tuple[Stage, FakeKueue]]:
     install(cluster.server, "kueue")
     made, make = fake_kueue(**settings)
-    async with operating(cluster, make) as stage, data_manager(stage):
+    async with operating(cluster, make, kubeconfig=account(cluster)) as stage, data_manager(stage):
         yield stage, made[0]
 
 
@@ -305,7 +315,7 @@ async def _images(stage: Stage, image: str) -> bool:
 async def test_the_end_of_the_job_is_told_to_kueue(cluster: Kubernetes) -> None:
     install(cluster.server, "kueue")
     made, make = fake_kueue()
-    async with operating(cluster, make) as stage, data_manager(stage) as told:
+    async with operating(cluster, make, kubeconfig=account(cluster)) as stage, data_manager(stage) as told:
         await stage.apply(RL_JOBS, job())
         await runs(stage)
         told[0] = DataStatus(step=10, version=10, complete=True)
@@ -326,7 +336,7 @@ async def test_a_queue_without_kueue_holds_the_job_until_kueue_comes(
     monkeypatch.setattr(discovery, "DOUBT_SECONDS", 0.2)
     remove(cluster.server, "kueue")
     made, make = fake_kueue()
-    async with operating(cluster, make) as stage, data_manager(stage):
+    async with operating(cluster, make, kubeconfig=account(cluster)) as stage, data_manager(stage):
         await stage.apply(RL_JOBS, job())
         assert "not installed" in await waits_for(stage, "Suspended", "KueueAbsent")
         assert (await stage.status(RL_JOBS))["phase"] == "Suspended"
