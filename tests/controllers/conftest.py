@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from shoal.controllers import preflight
-from shoal.crdgen import generate
-from tests.controllers.watched import install
+from tests.controllers.watched import restore
 from tests.kubernetes import Kubernetes, KubernetesServer, ProgramsMissingError, find_programs, running_server
 
 
@@ -26,7 +25,7 @@ def changing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubern
 @pytest.fixture
 def cluster(changing_server: KubernetesServer, impatient: None) -> Kubernetes:
     """That server with every definition as it should be."""
-    install(changing_server, *generate.definitions())
+    restore(changing_server)
     return Kubernetes(changing_server, changing_server.new_namespace())
 
 

@@ -48,7 +48,7 @@ def fields(schema: Json, path: str = "") -> Iterator[tuple[Json, str, str]]:
 def test_each_field_that_is_taken_away_is_named(index: int) -> None:
     for top in ("spec", "status"):
         paths = [path for _, _, path in fields(schema_of(index)["properties"][top], top)]
-        for path in paths[:: max(1, len(paths) // 40)]:  # of a job's hundreds every so many
+        for path in paths[:: max(1, len(paths) // 12)]:  # of a job's hundreds every so many
             schema = schema_of(index)
             home, name = next((h, n) for h, n, p in fields(schema["properties"][top], top) if p == path)
             del home[name]

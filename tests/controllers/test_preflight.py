@@ -9,14 +9,14 @@ import pytest
 from shoal.kube.resources import ENVIRONMENT_POOLS, RL_JOBS
 from tests.api.samples import JOB, POOL
 from tests.controllers.accounts import account, grant
-from tests.controllers.watched import complaints, definition, install, operating, schema
+from tests.controllers.watched import complaints, definition, install, operating, remove, schema
 from tests.kubernetes import Kubernetes
 
 
 async def test_a_missing_definition_stops_only_what_needs_it(
     cluster: Kubernetes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cluster.server.kubectl("delete", "crd", str(RL_JOBS))
+    remove(cluster.server, RL_JOBS)
     async with operating(cluster) as watched:
         await watched.client.apply(ENVIRONMENT_POOLS, POOL, cluster.namespace)
         await watched.until_filled()
@@ -39,7 +39,7 @@ async def test_a_definition_that_goes_and_comes_back_holds_its_controllers(clust
     async with operating(cluster) as watched:
         await watched.client.apply(RL_JOBS, JOB, cluster.namespace)
         await watched.until_ready()
-        cluster.server.kubectl("delete", "crd", str(ENVIRONMENT_POOLS))
+        remove(cluster.server, ENVIRONMENT_POOLS)
         await watched.until_hindered(str(ENVIRONMENT_POOLS))
         # The job's plan reads pools, so nobody plans for it; it is told all the same.
         await watched.until_degraded(RL_JOBS, "DefinitionMissing", str(ENVIRONMENT_POOLS))

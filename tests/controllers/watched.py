@@ -27,12 +27,31 @@ Json = dict[str, Any]
 SECONDS = 40.0
 
 
+_intact: set[str] = set()
+"""Servers whose definitions are as they should be."""
+
+
 def install(server: KubernetesServer, *definitions: Json) -> None:
+    """Apply definitions, changed or not, and wait until they are served."""
+    _intact.discard(server.url)
     # As JSON: YAML 1.2 has numbers (1e-6) that YAML 1.1 writes without quotes.
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": definitions})
     server.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
     names = [f"crd/{each['metadata']['name']}" for each in definitions]
     server.kubectl("wait", "--for=condition=Established", "--timeout=20s", *names)
+
+
+def remove(server: KubernetesServer, resource: Resource) -> None:
+    """Take a definition away, and all objects of its kind with it."""
+    _intact.discard(server.url)
+    server.kubectl("delete", "crd", str(resource))
+
+
+def restore(server: KubernetesServer) -> None:
+    """Have every definition as it should be."""
+    if server.url not in _intact:
+        install(server, *generate.definitions())
+        _intact.add(server.url)
 
 
 def definition(resource: Resource) -> Json:
