@@ -77,8 +77,7 @@ class FullNodeProvider:
             yield self._install(programs, control_plane, state)
         finally:
             daemons.stop()
-            subprocess.run(["umount", "--recursive", "--lazy", str(state)], capture_output=True, check=False)
-            shutil.rmtree(state, ignore_errors=True)
+            isolation.clear(state)
 
     def _install(self, programs: Path, control_plane: ControlPlane, state: Path) -> Cluster:
         shared = state / "shared"

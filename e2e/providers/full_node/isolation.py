@@ -6,10 +6,13 @@ kernel ends every daemon, shim and container with it. The tests run inside as we
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from e2e.providers.full_node.runtime import CNI_PLUGINS
 
@@ -44,6 +47,18 @@ def install() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", *DEBIAN_PACKAGES.split()]):
         subprocess.run(["apt-get", "-y", *command], env=environment, stdout=subprocess.DEVNULL, check=False)
+
+
+def clear(state: Path) -> None:
+    """End what the cluster left running, unmount what it mounted below `state`, and remove that folder."""
+    if inside() and os.getpid() == 1:
+        # Containers and their shims outlive containerd. Here, and only here, everybody else is one of them.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount in reversed([mount for mount in mounts if mount.startswith(f"{state}/")]):
+        subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
+    shutil.rmtree(state, ignore_errors=True)
 
 
 def inside() -> bool:
