@@ -23,6 +23,7 @@ class PodWatch:
         peak_version: that resource version.
         ready_at: name -> time of `time.perf_counter` at which the pod was first seen Ready.
         born: every name ever seen.
+        last_birth: time of `time.perf_counter` at which the youngest of them was first seen.
         versions: states counted.
         closed: watches that the server ended.
         gaps: times the list had to be read again.
@@ -37,6 +38,7 @@ class PodWatch:
         self.peak_version = ""
         self.ready_at: dict[str, float] = {}
         self.born: set[str] = set()
+        self.last_birth = 0.0
         self.versions = 0
         self.closed = 0
         self.gaps = -1
@@ -104,7 +106,9 @@ class PodWatch:
             self.ready_at.pop(name, None)
         else:
             self.live.add(name)
-            self.born.add(name)
+            if name not in self.born:
+                self.born.add(name)
+                self.last_birth = time.perf_counter()
             if name not in self.ready_at and _ready(body):
                 self.ready_at[name] = time.perf_counter()
         if len(self.live) > self.peak:

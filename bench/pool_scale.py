@@ -6,9 +6,9 @@ All run on one real control plane with fake nodes (bench/cluster.py), one after 
 namespace of its own that is gone before the next begins. The pods are the same: those that the operator builds. The
 clock runs from the moment before the pool (Deployment, first pod) is created to the moment at which an independent
 watch (bench/pod_watch.py) has seen the last pod Ready. `ratio` is the rate beside the bare client's of the same round;
-`peak` the largest number of pods that existed at any resource version; `others` the processors that programs outside
-this benchmark kept busy meanwhile. Each contestant waits up to `--patience` seconds for a moment in which they use less
-than one.
+`first` and `all_born` are the seconds until the first pod was Ready and until the last one existed; `peak` the largest
+number of pods that existed at any resource version; `others` the processors that programs outside this benchmark kept
+busy meanwhile. Each contestant waits up to `--patience` seconds for a moment in which they use less than one.
 """
 
 from __future__ import annotations
@@ -54,13 +54,14 @@ async def fill(
         await who.create(client, name, members)
         await watch.until(lambda seen: len(seen.ready_at) >= members, f"{who.name}: {members} Ready")
         seconds = max(watch.ready_at.values()) - started
-        first = min(watch.ready_at.values()) - started
+        first, born = min(watch.ready_at.values()) - started, watch.last_birth - started
         cpu, others = _cpu_seconds(process) - before, Usage.now().others_since(usage)
         await asyncio.sleep(SETTLE_SECONDS)
         return {
             "who": who.name, "seconds": round(seconds, 2), "rate": round(members / seconds, 1),
-            "first": round(first, 2), "peak": watch.peak, "born": len(watch.born), "cpu": round(cpu, 2),
-            "closed": watch.closed, "gaps": watch.gaps, "others": round(others, 1),
+            "first": round(first, 2), "all_born": round(born, 2), "peak": watch.peak,
+            "born": len(watch.born), "cpu": round(cpu, 2), "others": round(others, 1), "closed": watch.closed,
+            "gaps": watch.gaps,
         }  # fmt: skip
 
 
