@@ -172,10 +172,9 @@ def _compare(before: Any, after: Any, shape: Shape, path: Path, changed: Paths, 
         changed.add(path)
     elif after is _MISSING:
         removed.add(path)
-    if was is None or now is None:
-        if before is not _MISSING and after is not _MISSING:
-            changed.add(path)
-        return
+    if (was is None or now is None) and before is not _MISSING and after is not _MISSING:
+        changed.add(path)
+    was, now = was or {}, now or {}
     for word in was.keys() | now.keys():
         old, new = was.get(word, _MISSING), now.get(word, _MISSING)
         _compare(old, new, shape.below(word), (*path, word), changed, removed)

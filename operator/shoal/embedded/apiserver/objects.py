@@ -81,7 +81,7 @@ class Objects:
                 text = cause("FieldValueRequired", "metadata.name", "Required value: name or generateName is required")
                 raise invalid(resource.kind, resource.group, "", [text])
             prefix = prefix[: metadata_rules.LONGEST_PREFIX]
-            metadata["name"] = prefix + "".join(secrets.choice(_ALPHABET) for _ in range(5))
+            metadata["name"] = self._free_name(resource, namespace, prefix)
         self._check_scope(resource, namespace, metadata)
         if metadata.get("resourceVersion"):
             raise StatusError(500, "", "resourceVersion should not be set on objects to be created")
@@ -106,6 +106,12 @@ class Objects:
             fresh = server_side.written(start, fresh, options.manager, "", _typed(resource), timestamp())
         fresh = builtin.created(self._storage, resource, fresh)
         return fresh if options.dry else self._storage.put(resource.key, fresh)
+
+    def _free_name(self, resource: Resource, namespace: str, prefix: str) -> str:
+        while True:
+            name = prefix + "".join(secrets.choice(_ALPHABET) for _ in range(5))
+            if self._storage.get(resource.key, namespace, name) is None:
+                return name
 
     def update(
         self,
