@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from images.locks import Lock, beside, shared
 
-DEFAULT_BASE = (
-    "docker.io/library/python:3.11.14-slim-bookworm"
-    "@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d"
-)
+DEFAULT_BASE = "docker.io/library/python:3.11.14-slim-bookworm"
 """What users' images stand on, by exact version and by the digest of its multi-architecture index."""
 
 USER = 65532
