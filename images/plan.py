@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from images.locks import Lock, beside, shared
 
 DEFAULT_BASE = "docker.io/library/python:3.11.14-slim-bookworm"
-"""What users' images stand on, by exact version and by the digest of its multi-architecture index."""
+"""What users' images stand on, by exact version."""
 
 USER = 65532
 """User and group of every image, as the pods' security context names it."""
