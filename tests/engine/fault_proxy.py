@@ -70,6 +70,8 @@ class FaultProxy:
                 _abort(request)
         assert self._session is not None
         headers = {key: request.headers[key] for key in ("Authorization", "Content-Type") if key in request.headers}
+        # Large lists would come compressed, and pass on without the header that says so.
+        headers["Accept-Encoding"] = "identity"
         async with self._session.request(
             request.method,
             self._kubernetes.url + request.path_qs,

@@ -20,6 +20,7 @@ from shoal.kube.errors import ApiError
 from shoal.kube.resources import CONFIG_MAPS, ENVIRONMENT_POOLS, PODS
 from shoal.kube.watch import EventType
 from tests.controllers.test_operator import FakeKubelet
+from tests.engine.fault_proxy import FaultProxy
 from tests.engine.operators import audited_server, replica, until
 from tests.kubernetes import Kubernetes, KubernetesServer, ProgramsMissingError
 
@@ -87,8 +88,8 @@ class Counting:
 
 
 @asynccontextmanager
-async def load(client: KubeClient, namespace: str) -> AsyncIterator[Counting]:
-    """A fake kubelet, members deleted at random, and a count of what is alive."""
+async def load(client: KubeClient, namespace: str, *, pause: float = 0.2) -> AsyncIterator[Counting]:
+    """A fake kubelet, five members deleted at random every `pause` seconds, and a count of what is alive."""
     dice = random.Random(3)
 
     async def strike() -> None:
@@ -97,7 +98,7 @@ async def load(client: KubeClient, namespace: str) -> AsyncIterator[Counting]:
                 listed = await client.list(PODS, namespace, labels=MEMBERS)
                 for pod in dice.sample(listed.items, min(5, len(listed.items))):
                     await client.delete(PODS, pod["metadata"]["name"], namespace, uid=pod["metadata"]["uid"])
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(pause)
 
     counting = Counting(client, namespace)
     kubelet = FakeKubelet(client, namespace)
@@ -170,6 +171,33 @@ async def test_a_pool_is_held_through_every_outage_and_never_above_its_target(
             assert len(calm.alive) == TARGET
         assert max(counting.most, calm.most) <= TARGET
         assert operator.returncode is None, "the operator lived through it"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_behind_a_faulty_proxy_a_pool_is_never_above_its_target(kubernetes: Kubernetes) -> None:
+    """The operator sees the server through errors, 410s, ends in the middle of a line, and lines in pieces."""
+    namespace = kubernetes.namespace
+    async with (
+        KubeClient(kubeconfig_source(kubernetes.kubeconfig)) as client,
+        FaultProxy(kubernetes, rate=0.04, seed=11).serve() as proxy,
+        replica(kubernetes, "a", proxy.url, "--no-leader-elect") as operator,
+        load(client, namespace, pause=3.0) as counting,
+    ):
+        kubernetes.kubectl("apply", "-f", "-", stdin=POOL)
+
+        async def full() -> bool:
+            return len(counting.alive) == TARGET
+
+        async def replaced() -> bool:
+            return len(counting.created) > 2 * TARGET
+
+        await until("the pool is filled", full, SECONDS)
+        await until("as many members were replaced", replaced, SECONDS)
+        await until("the pool is full again", full, SECONDS)
+        assert counting.most <= TARGET
+        assert min(proxy.struck[fault] for fault in ("500", "410", "end", "half a line", "410 event", "slow")) > 0
+        assert operator.returncode is None
 
 
 @asynccontextmanager
