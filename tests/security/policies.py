@@ -1,7 +1,8 @@
 """What NetworkPolicies mean, as Kubernetes defines it: a connection passes when both ends let it.
 
 An end lets everything through while no policy of that direction selects it, and otherwise what one rule of one of
-those policies allows. (networking.k8s.io/v1; named ports and `matchExpressions` are not used by Shoal.)
+those policies allows. (networking.k8s.io/v1; of `matchExpressions` Shoal uses `In` alone. A named port is asked for by
+its name.)
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ class End:
         return {"kubernetes.io/metadata.name": self.namespace}
 
 
-def passes(policies: Sequence[Json], source: End, target: End, port: int, protocol: str = "TCP") -> bool:
+def passes(policies: Sequence[Json], source: End, target: End, port: int | str, protocol: str = "TCP") -> bool:
     """Whether a connection is let through by its source and by its target."""
     return _lets("Egress", policies, source, target, port, protocol) and _lets(
         "Ingress", policies, target, source, port, protocol
     )
 
 
-def _lets(direction: str, policies: Sequence[Json], end: End, other: End, port: int, protocol: str) -> bool:
+def _lets(direction: str, policies: Sequence[Json], end: End, other: End, port: int | str, protocol: str) -> bool:
     selecting = [
         policy["spec"]
         for policy in policies
@@ -52,7 +53,7 @@ def _lets(direction: str, policies: Sequence[Json], end: End, other: End, port: 
     )
 
 
-def _port(rule: Json, port: int, protocol: str) -> bool:
+def _port(rule: Json, port: int | str, protocol: str) -> bool:
     ports = rule.get("ports")
     return not ports or any(each["port"] == port and each["protocol"] == protocol for each in ports)
 
@@ -79,5 +80,9 @@ def _matches(peer: Json, other: End, namespace: str) -> bool:
 
 
 def _selects(selector: Json, labels: Mapping[str, str]) -> bool:
-    assert set(selector) <= {"matchLabels"}, selector
-    return all(labels.get(name) == value for name, value in selector.get("matchLabels", {}).items())
+    assert set(selector) <= {"matchLabels", "matchExpressions"}, selector
+    expressions = selector.get("matchExpressions", ())
+    assert all(each["operator"] == "In" for each in expressions), selector
+    return all(labels.get(name) == value for name, value in selector.get("matchLabels", {}).items()) and all(
+        labels.get(each["key"]) in each["values"] for each in expressions
+    )
