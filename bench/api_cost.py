@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
 from bench.cluster import OPERATOR_USER, PODS_PER_NODE, ScaleCluster, namespace, running_cluster
 from bench.contestants import MEMBERS, POOL, create_pool, operator
 from bench.fake_broker import FakeBroker
 from bench.pod_watch import PodWatch
-
 from shoal.kube import Json, KubeClient
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS
 

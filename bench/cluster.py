@@ -15,10 +15,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kubernetes import KubernetesServer, ProgramsMissingError, find_programs
-
 from shoal.kube import Json, KubeClient, kubeconfig_source
 from shoal.kube.resources import NAMESPACES, NODES
+from tests.kubernetes import KubernetesServer, ProgramsMissingError, find_programs
 
 ROOT = Path(__file__).resolve().parent.parent
 PODS_PER_NODE = 2000

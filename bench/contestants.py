@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cluster import ROOT, poll
-
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec
 from shoal.builders.environment import build_members, pool_owner
 from shoal.builders.images import Images

@@ -8,10 +8,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
+
 from bench.cluster import poll
 from bench.contestants import POOL
 from bench.pod_watch import PodWatch
-
 from shoal.api.labels import PORTS, Role
 from shoal.api.services.leases import BrokerStatus, MemberStatus, SlotTotals, VariantTotals
 from shoal.kube import ApiError, KubeClient

@@ -27,12 +27,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from tests.kubernetes import KubernetesServer, running_server
-
 from shoal.engine.reflector import Reflector
 from shoal.engine.store import Change, Store
 from shoal.kube import ApiError, Json, KubeClient, kubeconfig_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS
+from tests.kubernetes import KubernetesServer, running_server
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMBER = "rl.shoal.dev/role=environment"

@@ -30,7 +30,6 @@ from bench.contestants import MEMBERS, WORKING, create_pool, kill, operator, sta
 from bench.fake_broker import FakeBroker
 from bench.operator_scale import memory
 from bench.pod_watch import PodWatch
-
 from shoal.kube import KubeClient
 from shoal.kube.resources import PODS
 

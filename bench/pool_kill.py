@@ -21,7 +21,6 @@ from typing import Any
 from bench.cluster import PODS_PER_NODE, ScaleCluster, namespace, running_cluster
 from bench.contestants import MEMBERS, create_pool, operator
 from bench.pod_watch import PodWatch
-
 from shoal.kube import KubeClient
 
 AFTER_SECONDS = 10.0

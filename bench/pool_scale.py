@@ -30,7 +30,6 @@ from bench.cluster import PODS_PER_NODE, ScaleCluster, namespace, running_cluste
 from bench.contestants import BARE, MEMBERS, PEERS, SHOAL, Contestant, operator
 from bench.others import Usage, quiet
 from bench.pod_watch import PodWatch
-
 from shoal.kube import KubeClient
 
 SETTLE_SECONDS = 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from images.progress import BuildError, must, need, say
@@ -12,6 +13,8 @@ _PACKAGES = "python3,python3-venv,ca-certificates,libnuma1"
 """libnuma1 is vLLM's (its CPU build); inside a build nothing could be fetched here."""
 _UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
+# In a mount namespace of its own: killed half way, mmdebstrap leaves /proc, /sys and /dev mounted below /tmp.
+_APART = ("unshare", "--mount") if os.geteuid() == 0 else ()
 _COMMAND = (
     "mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}",
     *(f"--dpkgopt=path-exclude={path}" for path in _UNREAD), "bookworm",
@@ -46,7 +49,7 @@ def make(tool: Tool, folder: Path) -> str:
         need("mmdebstrap", "install it (`apt-get install mmdebstrap`), or give --base an image")
         say("making a base of Debian bookworm with mmdebstrap")
         fresh = folder / "rootfs.new.tar"
-        must([*_COMMAND, str(fresh)], "making the base")
+        must([*_APART, *_COMMAND, str(fresh)], "making the base")
         fresh.rename(archive)
     (place / "Containerfile").write_text("FROM scratch\nADD rootfs.tar /\n")
     say(f"importing the base as {NAME}")

@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from shoal.kube.permissions import RULES
 
 from e2e.providers import Cluster
 from e2e.providers.base import Feature, Json
 from e2e.providers.chart import NAMESPACE
+from shoal.kube.permissions import RULES
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs(Feature.AUDIT), pytest.mark.last]
 

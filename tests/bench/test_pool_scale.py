@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from bench.api_cost import AuditLog, Meter, Script, audit_flags, writes
 from bench.cluster import ScaleCluster, namespace, running_cluster
 from bench.contestants import MEMBERS, member_pod, operator
 from bench.fake_broker import FakeBroker
 from bench.pod_watch import PodWatch
 from bench.pool_kill import killed_fill
-
 from tests.kubernetes import ProgramsMissingError
 
 MEMBERS_WANTED = 100

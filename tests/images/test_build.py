@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from images.plan import ML_LIBRARIES
-from images.tools import Tool
 
 from images import archive
+from images.plan import ML_LIBRARIES
+from images.tools import Tool
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = [program for program in ("buildah", "mmdebstrap") if shutil.which(program) is None]

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from images.progress import BuildError
 
 from images import install, wheels
+from images.progress import BuildError
 
 ROOT = Path(__file__).resolve().parents[2]
 

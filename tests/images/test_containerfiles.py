@@ -5,9 +5,9 @@ import json
 import re
 
 import pytest
+
 from images.plan import DEFAULT_BASE, ML_LIBRARIES, ROLES, USER, plan
 from images.wheels import read_lock
-
 from shoal.api.labels import PORTS
 from shoal.builders.images import Images
 from tests.images.containerfiles import FOLDER, Instruction, read

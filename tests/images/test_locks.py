@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from images.locks import Lock, beside, parse, render, shared, version, with_cpu_torch
 from images.wheels import outdated
 

@@ -1,6 +1,7 @@
 """Which packages each image holds, and what images share."""
 
 import pytest
+
 from images.build import before
 from images.locks import Lock, version
 from images.plan import ACCELERATORS, ML_LIBRARIES, ROLES, Image, Names, chosen, lock_files, plan

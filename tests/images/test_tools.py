@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from images.tools import TOOLS, Tool
 
 NAME = "docker.io/shoal/agent:1"
