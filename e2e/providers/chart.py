@@ -14,6 +14,11 @@ from e2e.providers.examples import ROOT
 CHART = ROOT / "charts" / "shoal"
 RELEASE = "shoal"
 NAMESPACE = "shoal-system"
+OVERLAP_SECONDS = 150
+"""For how long renewed tokens and those before are taken: the kubelet refreshes Secrets every minute, and is late at
+times."""
+VALUES: Json = {"tokens": {"overlap": f"{OVERLAP_SECONDS}s"}}
+"""What all clusters of scenarios have in common."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from e2e.providers.base import Cluster, Feature, Json
-from e2e.providers.chart import Helm
+from e2e.providers.chart import VALUES, Helm
 
 VARIABLES = ("SHOAL_E2E_KUBECONFIG", "SHOAL_E2E_IMAGE_PREFIX", "SHOAL_E2E_IMAGE_TAG", "SHOAL_E2E_MODEL")
 
@@ -46,7 +46,8 @@ class ExistingProvider:
         kubeconfig = Path(os.environ["SHOAL_E2E_KUBECONFIG"])
         helm = Helm("helm", kubeconfig)
         values: Json = {
-            "image": {"prefix": os.environ["SHOAL_E2E_IMAGE_PREFIX"], "tag": os.environ["SHOAL_E2E_IMAGE_TAG"]}
+            **VALUES,
+            "image": {"prefix": os.environ["SHOAL_E2E_IMAGE_PREFIX"], "tag": os.environ["SHOAL_E2E_IMAGE_TAG"]},
         }
         cluster = Cluster("kubectl", kubeconfig, frozenset({Feature.CONTAINERS}), helm_values=values, helm=helm)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from e2e.providers.base import Cluster, Feature, Json
-from e2e.providers.chart import Helm
+from e2e.providers.chart import VALUES, Helm
 from e2e.providers.examples import ROOT, ensure_model
 from e2e.providers.volume import EXAMPLE, MODELS, host_volume
 
@@ -70,7 +70,7 @@ class KindProvider:
         try:
             for archive in sorted(images.glob("*.tar")):
                 subprocess.run(["kind", "load", "image-archive", f"--name={NAME}", str(archive)], check=True)
-            values: Json = {"image": {"tag": "e2e", "pullPolicy": "Never"}}
+            values: Json = {**VALUES, "image": {"tag": "e2e", "pullPolicy": "Never"}}
             helm = Helm("helm", kubeconfig)
             cluster = Cluster("kubectl", kubeconfig, frozenset({Feature.CONTAINERS}), helm_values=values, helm=helm)
             cluster.storage, cluster.model = host_volume(cluster, shared, Path(MOUNT))

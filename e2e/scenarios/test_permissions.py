@@ -21,6 +21,10 @@ Use = tuple[str, str, str]
 """(group, resource with subresource, verb)."""
 
 
+EVERYBODYS: set[Use] = {("authorization.k8s.io", "selfsubjectaccessreviews", "create")}
+"""Kubernetes lets every account ask what it may do (`system:basic-user`); the operator does when it starts."""
+
+
 def test_nothing_is_denied_and_nothing_unused(cluster: Cluster) -> None:
     denied, used = set[Use](), set[Use]()
     for event in requests_of_the_operator(cluster):
@@ -34,8 +38,7 @@ def test_nothing_is_denied_and_nothing_unused(cluster: Cluster) -> None:
         for resource in rule.resources
         for verb in rule.verbs
     }
-    assert used - allowed == set(), "allowed by something else than the chart's list"
-    assert allowed - used == set(), "allowed and never used by any scenario"
+    assert (used - allowed - EVERYBODYS, allowed - used) == (set(), set()), "not in the chart's list; never used"
 
 
 def requests_of_the_operator(cluster: Cluster) -> Iterator[Json]:

@@ -198,7 +198,7 @@ class Stage:
                 {
                     "name": "lake",
                     "broker_url": f"http://127.0.0.1:{self.broker_port}",
-                    "token_variable": "SHOAL_TOKEN_POOL",
+                    "credential": "pool",
                 }
             ],
             "concurrency": 4,

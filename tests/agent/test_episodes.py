@@ -179,7 +179,7 @@ def test_a_program_that_is_not_there(module: str) -> None:
             "model": "m",
             "data_url": "d",
             "gateway_url": "g",
-            "pools": [{"name": "p", "broker_url": "b", "token_variable": "SHOAL_TOKEN_P"}],
+            "pools": [{"name": "p", "broker_url": "b", "credential": "p"}],
             "harness": {"type": "OpenAI", "module": module},
         }
     )

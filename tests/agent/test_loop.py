@@ -83,9 +83,7 @@ class Loop:
                 "model": model,
                 "data_url": self.url("data"),
                 "gateway_url": self.url("gateway"),
-                "pools": [
-                    {"name": "lake", "broker_url": self.url("broker"), "token_variable": "SHOAL_TOKEN_POOL_LAKE"}
-                ],
+                "pools": [{"name": "lake", "broker_url": self.url("broker"), "credential": "pool-lake"}],
                 "concurrency": 6,
                 "max_turns": 4,
                 "max_tokens_per_turn": 2,

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from shoal.api.labels import PORTS, ROLE, SPEC_HASH, Role
+from shoal.api.labels import PORTS, PREVIOUS_TOKEN_KEY, ROLE, SPEC_HASH, TOKEN_KEY, TOKENS_VARIABLE, Role
 from shoal.api.services.roles.agent import AgentConfig
 from shoal.api.services.roles.broker import BrokerConfig
 from shoal.api.services.roles.data import DataConfig
@@ -17,7 +17,7 @@ from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetSpec
 from shoal.builders import environment, fleet, job
-from shoal.builders.children import build_service, build_token_secret
+from shoal.builders.children import build_service, build_tokens
 from shoal.builders.images import Images
 from tests.api.samples import FLEET, JOB, POOL
 
@@ -72,9 +72,16 @@ def test_every_role_gets_a_configuration_it_can_read_and_listens_on_its_port(rol
 
 @pytest.mark.parametrize("role", PODS)
 def test_tokens_come_from_secrets_alone(role: str) -> None:
-    for variable in main_of(PODS[role][0])["env"]:
-        if variable["name"].startswith("SHOAL_TOKEN"):
-            assert set(variable) == {"name", "valueFrom"}
+    pod = PODS[role][0]
+    (volume,) = [each for each in pod["spec"]["volumes"] if "projected" in each]
+    for source in volume["projected"]["sources"]:
+        paths = [item["path"] for item in source["secret"]["items"]]
+        purpose = paths[0].partition("/")[0]
+        assert paths == [f"{purpose}/{TOKEN_KEY}", f"{purpose}/{PREVIOUS_TOKEN_KEY}"]
+    (mount,) = [each for each in main_of(pod)["volumeMounts"] if each["name"] == volume["name"]]
+    assert mount["readOnly"]
+    assert {"name": TOKENS_VARIABLE, "value": mount["mountPath"]} in main_of(pod)["env"]
+    assert not any("secretKeyRef" in each.get("valueFrom", {}) for each in main_of(pod)["env"])
 
 
 def test_equal_specs_give_equal_hashes_and_different_ones_do_not() -> None:
@@ -172,6 +179,24 @@ def test_owned_planes_take_model_and_storage_from_the_job_and_rest_with_it() -> 
         EnvironmentPoolSpec.model_validate(pool_["spec"])
 
 
-def test_the_token_secret_has_no_hash_so_that_it_is_written_once() -> None:
-    assert "annotations" not in build_token_secret(POOL_OWNER, "t")["metadata"]
+def test_the_token_secrets_have_no_hash_so_that_they_are_written_once() -> None:
+    built = build_tokens(POOL_OWNER, Role.ENVIRONMENT, Role.AGENT)
+    names = [f"{POOL_OWNER.name}-token", f"{POOL_OWNER.name}-environment-token", f"{POOL_OWNER.name}-agent-token"]
+    assert [secret["metadata"]["name"] for secret in built] == names
+    assert len({secret["data"][TOKEN_KEY] for secret in built}) == 3
+    assert not any("annotations" in secret["metadata"] for secret in built)
     assert SPEC_HASH in build_service(POOL_OWNER, Role.BROKER)["metadata"]["annotations"]
+
+
+def test_the_operators_word_on_pulling_holds_for_its_own_images_alone() -> None:
+    images = Images("1", pull_policy="Always", pull_secrets=("registry",))
+    broker = environment.build_broker(POOL_OWNER, pool(), images)
+    assert main_of(broker)["imagePullPolicy"] == "Always"
+    assert broker["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+    theirs = {"image": "mine:1", "protocol": "Gymnasium", "entrypoint": "FrozenLake-v1"}
+    own = environment.build_members(POOL_OWNER, pool(environment=theirs), images)["default"]
+    assert "imagePullPolicy" not in main_of(own)
+    assert own["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+    template = {"spec": {"imagePullSecrets": [{"name": "theirs"}]}}
+    both = environment.build_members(POOL_OWNER, pool(template=template), images)["default"]
+    assert {each["name"] for each in both["spec"]["imagePullSecrets"]} == {"registry", "theirs"}

@@ -122,7 +122,7 @@ class Cluster:
         stores = {
             "Pod": self.world.pods,
             "Service": self.world.services,
-            "Secret": self.world.secrets,
+            "Secret": self.world.tokens,
             "NetworkPolicy": self.world.policies,
         }
         for number, body in enumerate(self.server.created):

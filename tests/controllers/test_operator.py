@@ -23,6 +23,7 @@ from shoal.kube.resources import (
     SERVICES,
     Resource,
 )
+from shoal.planner.tokens import TokenPolicy
 from tests.api.samples import FLEET, JOB, POOL, changed
 from tests.kubernetes import Kubernetes
 
@@ -118,7 +119,8 @@ async def operating(kubernetes: Kubernetes) -> AsyncIterator[Bench]:
             name = f"crd/{definition['metadata']['name']}"
             kubernetes.server.kubectl("wait", "--for=condition=Established", "--timeout=20s", name)
         kubelet = FakeKubelet(tester, kubernetes.namespace)
-        manager = build_manager(client, OperatorSettings(namespace=kubernetes.namespace))
+        settings = OperatorSettings(namespace=kubernetes.namespace, tokens=TokenPolicy(overlap=3.0))
+        manager = build_manager(client, settings)
         tasks = [asyncio.create_task(manager.run()), asyncio.create_task(kubelet.run())]
         try:
             yield Bench(tester, kubelet, kubernetes.namespace)
@@ -139,6 +141,39 @@ def pinned(replicas: int, **spec: Any) -> Json:
     body = changed("EnvironmentPool", "spec.replicas", replicas)
     body["spec"] |= spec
     return body
+
+
+async def test_a_token_is_renewed_on_request_and_the_one_before_goes_later(bench: Bench) -> None:
+    await bench.apply(ENVIRONMENT_POOLS, pinned(1))
+    await bench.until(lambda: _count(bench, "environment", 1), "a member")
+
+    async def data() -> Json:
+        return dict((await bench.client.get(SECRETS, "sample-token", bench.namespace))["data"])
+
+    first, pods = await data(), await bench.pods("broker")
+    ask = {"metadata": {"annotations": {"rl.shoal.dev/renew-token": "now"}}}
+    await bench.client.patch(SECRETS, "sample-token", ask, bench.namespace)
+
+    async def renewed() -> bool:
+        now = await data()
+        return bool(now["token"] != first["token"] and now["previous"] == first["token"])
+
+    await bench.until(renewed, "a new token beside the old one")
+    second = await data()
+    secret = await bench.client.get(SECRETS, "sample-token", bench.namespace)
+    assert "rl.shoal.dev/renew-token" not in secret["metadata"]["annotations"]
+
+    async def forgotten() -> bool:
+        return await data() == {"token": second["token"], "previous": ""}
+
+    await bench.until(forgotten, "the old token is gone")
+
+    async def told() -> bool:
+        events = (await bench.client.list(CORE_EVENTS, bench.namespace)).items
+        return any(event["reason"] == "TokenRenewed" for event in events)
+
+    await bench.until(told, "an event")
+    assert [pod["metadata"]["uid"] for pod in await bench.pods("broker")] == [pod["metadata"]["uid"] for pod in pods]
 
 
 async def test_a_pool_is_filled_scaled_replaced_and_collected(bench: Bench) -> None:

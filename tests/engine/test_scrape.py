@@ -20,20 +20,19 @@ class Status(BaseModel):
 
 
 class FakeService:
-    """Answers /status with `body`, after `delay` seconds, to those who know the token."""
+    """Answers /status with `code` and `body`, after `delay` seconds."""
 
     def __init__(self) -> None:
         self.body: Any = {"value": 1}
         self.delay = 0.0
+        self.code = 200
         self.asked = 0
         self.url = ""
 
     async def status(self, request: web.Request) -> web.Response:
         self.asked += 1
-        if request.headers.get("Authorization") != "Bearer secret":
-            return web.Response(status=401)
         await asyncio.sleep(self.delay)
-        return web.json_response(self.body)
+        return web.json_response(self.body, status=self.code)
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[FakeService]:
@@ -66,8 +65,8 @@ async def scraping(**options: Any) -> AsyncIterator[Scraper[str]]:
         await asyncio.wait({task})
 
 
-def target(service: FakeService, token: str = "secret") -> Target:
-    return Target(service.url, Status, token)
+def target(service: FakeService) -> Target:
+    return Target(service.url, Status)
 
 
 async def test_answers_are_typed_and_changes_are_told(service: FakeService) -> None:
@@ -116,9 +115,10 @@ async def test_the_last_good_answer_stays_with_its_age_and_the_error(service: Fa
         assert scraper.value("pool", "broker", Status, max_age=0.04) is None
 
 
-async def test_a_wrong_token_is_an_error(service: FakeService) -> None:
+async def test_a_refusal_is_an_error(service: FakeService) -> None:
+    service.code = 401
     async with scraping() as scraper:
-        scraper.set_targets("pool", {"broker": target(service, "wrong")})
+        scraper.set_targets("pool", {"broker": target(service)})
         await until(lambda: scraper.get("pool", "broker") is not None)
         assert "401" in scraper.get("pool", "broker").error  # type: ignore[union-attr]
 

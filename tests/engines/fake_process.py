@@ -18,8 +18,7 @@ from shoal.api.services.roles.engine import EngineConfig
 from shoal_workers.engines.engine import Engine
 from shoal_workers.engines.registration import Registration
 from shoal_workers.engines.server import make_service
-from shoal_workers.service import ServiceClient, serving
-from shoal_workers.service.config import token as token_of
+from shoal_workers.service import ServiceClient, credential, serving
 from tests.engines.fakes import FakeCore
 
 
@@ -56,8 +55,8 @@ async def main(gateway: str, name: str, step: float, load: float) -> None:
     """Serve until killed."""
     config = EngineConfig(type="Reference", model="none")
     engine = Engine(name, FakeCore(step_seconds=step, load_seconds=load))
-    async with serving(make_service(config, engine, token=token_of())) as url:
-        client = ServiceClient(gateway, token=token_of())
+    async with serving(make_service(config, engine, token=credential())) as url:
+        client = ServiceClient(gateway, token=credential())
         async with Registration(engine, client, uid=f"uid-{name}", url=url, interval=0.1).running():
             print(url, flush=True)
             await asyncio.Event().wait()

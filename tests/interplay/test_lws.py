@@ -169,7 +169,8 @@ async def test_two_engines_of_two_nodes_become_available_when_their_leaders_are_
     assert (await stage.condition(ROLLOUT_FLEETS, "Available"))[0] == "True"
     variables = {each["name"] for each in workers[0]["spec"]["containers"][0]["env"]}
     assert "LWS_LEADER_ADDRESS" in variables
-    assert not {name for name in variables if name.startswith("SHOAL_")}, "a worker gets no token"
+    assert not {name for name in variables if name.startswith("SHOAL_")}, "a worker gets no configuration"
+    assert not [each for each in workers[0]["spec"]["volumes"] if "projected" in each], "a worker gets no token"
 
 
 async def test_an_engine_whose_leader_is_not_ready_does_not_count(stage: Stage) -> None:

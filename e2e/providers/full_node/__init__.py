@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from e2e.providers.base import Cluster, Feature, Json
-from e2e.providers.chart import Helm
+from e2e.providers.chart import VALUES, Helm
 from e2e.providers.daemons import Daemons
 from e2e.providers.examples import ROOT, ensure_model
 from e2e.providers.full_node import isolation, network
@@ -84,7 +84,7 @@ class FullNodeProvider:
         shared.mkdir()
         shutil.copytree(ensure_model(), shared / MODELS / EXAMPLE)
         helm = Helm(str(programs / "helm"), control_plane.kubeconfig)
-        values: Json = {"image": {"prefix": PREFIX, "tag": TAG, "pullPolicy": "Never"}}
+        values: Json = {**VALUES, "image": {"prefix": PREFIX, "tag": TAG, "pullPolicy": "Never"}}
         cluster = Cluster(
             programs / "kubectl",
             control_plane.kubeconfig,

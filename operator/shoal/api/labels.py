@@ -25,6 +25,16 @@ SETS_HASH = "rl.shoal.dev/pod-sets-hash"
 
 TOKEN_KEY = "token"
 """Key of the bearer token inside a resource's Secret."""
+PREVIOUS_TOKEN_KEY = "previous"
+"""Key of the token before it, which is taken too for a while after a renewal; empty at other times."""
+RENEW_TOKEN = "rl.shoal.dev/renew-token"
+"""Annotation by which a user asks for a new token; its value does not matter."""
+TOKEN_RENEWED_AT = "rl.shoal.dev/token-renewed-at"
+"""Annotation: when the token was last renewed."""
+TOKENS_VARIABLE = "SHOAL_TOKENS"
+"""Variable with the folder of a pod's tokens: one folder for each, with the Secret's two keys as files."""
+OWN_TOKEN = "own"
+"""Folder of the token that opens the pod's own service."""
 
 
 class Role:

@@ -1,9 +1,21 @@
-"""Shared children: the Service of a role, and the Secret with a resource's bearer token."""
+"""Shared children: the Service of a role, and the Secrets with a resource's bearer tokens."""
 
+import secrets
 from base64 import b64encode
+from datetime import datetime
 from typing import Any
 
-from shoal.api.labels import MANAGED_BY, MANAGER, PORTS, ROLE, SPEC_HASH, TOKEN_KEY
+from shoal.api.labels import (
+    MANAGED_BY,
+    MANAGER,
+    PORTS,
+    PREVIOUS_TOKEN_KEY,
+    RENEW_TOKEN,
+    ROLE,
+    SPEC_HASH,
+    TOKEN_KEY,
+    TOKEN_RENEWED_AT,
+)
 from shoal.builders.hashing import spec_hash
 from shoal.builders.owner import Owner
 
@@ -21,16 +33,34 @@ def build_service(owner: Owner, role: str) -> Manifest:
     return with_hash(build_child(owner, "v1", "Service", owner.service(role), {"spec": spec}))
 
 
-def build_token_secret(owner: Owner, token: str, name: str = "") -> Manifest:
-    """The Secret that carries the bearer token of this resource's services.
+def build_tokens(owner: Owner, *roles: str) -> list[Manifest]:
+    """The Secrets with the bearer tokens of this resource's services.
 
-    Args:
-        owner: the resource.
-        token: the token in clear; created once and never changed by a reconcile.
-        name: the Secret's name, where it is not that of the services' own token.
+    One opens everything; one for each of `roles` opens what that role's pods call. All are made once: of the tokens
+    that are drawn at each pass, the first are kept, until a renewal (planner/tokens.py).
     """
-    encoded = b64encode(token.encode()).decode()
-    return build_child(owner, "v1", "Secret", name or owner.secret, {"type": "Opaque", "data": {TOKEN_KEY: encoded}})
+    names = [owner.secret, *(owner.secret_for(role) for role in roles)]
+    return [build_child(owner, "v1", "Secret", name, _first_token(new_token())) for name in names]
+
+
+def _first_token(token: str) -> Manifest:
+    return {"type": "Opaque", "data": {TOKEN_KEY: _encoded(token), PREVIOUS_TOKEN_KEY: ""}}
+
+
+def token_renewed(token: str, former: str, now: datetime) -> Manifest:
+    """What to merge into a Secret for another token."""
+    annotations = {TOKEN_RENEWED_AT: now.strftime("%Y-%m-%dT%H:%M:%SZ"), RENEW_TOKEN: None}
+    data = {TOKEN_KEY: _encoded(token), PREVIOUS_TOKEN_KEY: _encoded(former)}
+    return {"metadata": {"annotations": annotations}, "data": data}
+
+
+def new_token() -> str:
+    """A token of 256 random bits."""
+    return secrets.token_urlsafe(32)
+
+
+def _encoded(token: str) -> str:
+    return b64encode(token.encode()).decode()
 
 
 def build_resource(owner: Owner, api_version: str, kind: str, name: str, spec: Manifest) -> Manifest:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shoal.api.labels import MANAGED_BY, MANAGER, POOL, PORTS, ROLE, VARIANT, Role
+from shoal.api.labels import MANAGED_BY, MANAGER, OWN_TOKEN, POOL, PORTS, ROLE, VARIANT, Role
 from shoal.api.services.leases import DEFAULT_VARIANT
 from shoal.api.services.roles.broker import BrokerConfig
 from shoal.api.services.roles.environment import EnvironmentConfig, EnvironmentSource, LifecycleConfig
@@ -52,9 +52,14 @@ def build_broker(owner: Owner, spec: EnvironmentPoolSpec, images: Images) -> Man
             role=Role.BROKER,
             image=images.of(Role.BROKER),
             config=config,
-            tokens={"SHOAL_TOKEN": owner.secret, "SHOAL_TOKEN_MEMBER": owner.workers_secret(Role.ENVIRONMENT)},
+            tokens={
+                OWN_TOKEN: owner.secret,
+                Role.ENVIRONMENT: owner.secret_for(Role.ENVIRONMENT),
+                Role.AGENT: owner.secret_for(Role.AGENT),
+            },
             name=owner.service(Role.BROKER),
         ),
+        images,
     )
 
 
@@ -100,7 +105,7 @@ def _build_member(owner: Owner, spec: EnvironmentPoolSpec, variant: Variant, ima
             role=Role.ENVIRONMENT,
             image=images.of(Role.ENVIRONMENT) if beside or image is None else image,
             config=config,
-            tokens={"SHOAL_TOKEN": owner.workers_secret(Role.ENVIRONMENT)},
+            tokens={OWN_TOKEN: owner.secret_for(Role.ENVIRONMENT)},
             labels={VARIANT: variant.name},
             template=spec.template,
             restart_policy="Never" if ephemeral else "Always",
@@ -108,6 +113,7 @@ def _build_member(owner: Owner, spec: EnvironmentPoolSpec, variant: Variant, ima
             startup_seconds=120,
             spec=isolation,
         ),
+        images,
     )
 
 

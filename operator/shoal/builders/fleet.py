@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shoal.api.labels import FLEET, MANAGED_BY, MANAGER, PORTS, ROLE, WORKER_GROUP, Role
+from shoal.api.labels import FLEET, MANAGED_BY, MANAGER, OWN_TOKEN, PORTS, ROLE, WORKER_GROUP, Role
 from shoal.api.services.models import InFlightPolicy
 from shoal.api.services.roles.engine import EngineConfig
 from shoal.api.services.roles.gateway import GatewayConfig
@@ -52,11 +52,16 @@ def build_gateway(owner: Owner, spec: RolloutFleetSpec, images: Images) -> Manif
             role=Role.GATEWAY,
             image=images.of(Role.GATEWAY),
             config=config,
-            tokens={"SHOAL_TOKEN": owner.secret, "SHOAL_TOKEN_ENGINE": owner.workers_secret(Role.ENGINE)},
+            tokens={
+                OWN_TOKEN: owner.secret,
+                Role.ENGINE: owner.secret_for(Role.ENGINE),
+                Role.AGENT: owner.secret_for(Role.AGENT),
+            },
             name=owner.service(Role.GATEWAY),
             volumes=volumes,
             mounts=mounts,
         ),
+        images,
     )
 
 
@@ -95,7 +100,7 @@ def _build_engine(owner: Owner, spec: RolloutFleetSpec, group: WorkerGroup, imag
             package="engines",
             image=spec.engine.image or images.of(Role.ENGINE),
             config=config,
-            tokens={"SHOAL_TOKEN": owner.workers_secret(Role.ENGINE)},
+            tokens={OWN_TOKEN: owner.secret_for(Role.ENGINE)},
             labels={WORKER_GROUP: group.name},
             volumes=[*volumes, *model_volumes],
             mounts=[*mounts, *model_mounts],
@@ -103,4 +108,5 @@ def _build_engine(owner: Owner, spec: RolloutFleetSpec, group: WorkerGroup, imag
             grace_seconds=ENGINE_GRACE_SECONDS,
             startup_seconds=ENGINE_START_SECONDS,
         ),
+        images,
     )

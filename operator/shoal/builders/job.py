@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shoal.api.labels import JOB, PORTS, Role
+from shoal.api.labels import JOB, OWN_TOKEN, PORTS, Role
 from shoal.api.services.roles.agent import AgentConfig, HarnessConfig, PoolAccess
 from shoal.api.services.roles.data import DataConfig, EvaluationConfig, SuccessConfig, TaskConfig
 from shoal.api.services.roles.trainer import AlgorithmConfig, OptimizerConfig, StrategyConfig, TrainerConfig
@@ -90,14 +90,14 @@ def build_data(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
         role=Role.DATA,
         image=images.of(Role.DATA),
         config=config,
-        tokens={"SHOAL_TOKEN": owner.secret},
+        tokens={OWN_TOKEN: owner.secret, Role.AGENT: owner.secret_for(Role.AGENT)},
         name=owner.service(Role.DATA),
         volumes=volumes,
         mounts=mounts,
         template=spec.data.template,
         spec=_priority(spec),
     )
-    return build_pod(owner, plan)
+    return build_pod(owner, plan, images)
 
 
 def build_agent(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
@@ -108,7 +108,7 @@ def build_agent(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
         source.name: pool_owner(pool_name(owner.name, source), owner.namespace, "") for source in spec.environments
     }
     access = [
-        PoolAccess(name=name, broker_url=pool.url(Role.BROKER, PORTS[Role.BROKER]), token_variable=_variable(name))
+        PoolAccess(name=name, broker_url=pool.url(Role.BROKER, PORTS[Role.BROKER]), credential=_credential(name))
         for name, pool in pools.items()
     ]
     harness = spec.agents.harness
@@ -135,19 +135,21 @@ def build_agent(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
         turn_budget=spec.agents.turn_budget.value,
         seed=spec.seed,
     )
-    tokens = {"SHOAL_TOKEN": owner.secret, "SHOAL_TOKEN_DATA": owner.secret, "SHOAL_TOKEN_GATEWAY": fleet.secret}
+    own = owner.secret_for(Role.AGENT)
+    tokens = {OWN_TOKEN: own, Role.DATA: own, Role.GATEWAY: fleet.secret_for(Role.AGENT)}
+    tokens |= {_credential(name): pool.secret_for(Role.AGENT) for name, pool in pools.items()}
     plan = PodPlan(
         role=Role.AGENT,
         image=images.of(Role.AGENT),
         config=config,
-        tokens=tokens | {_variable(name): pool.secret for name, pool in pools.items()},
+        tokens=tokens,
         volumes=volumes,
         mounts=mounts,
         template=spec.agents.template,
         grace_seconds=AGENT_GRACE_SECONDS,
         spec=_priority(spec),
     )
-    return build_pod(owner, plan)
+    return build_pod(owner, plan, images)
 
 
 def build_trainer(owner: Owner, spec: RLJobSpec, images: Images, ray_address: str = "") -> Manifest:
@@ -182,7 +184,7 @@ def build_trainer(owner: Owner, spec: RLJobSpec, images: Images, ray_address: st
         role=Role.TRAINER,
         image=images.of(Role.TRAINER),
         config=config,
-        tokens={"SHOAL_TOKEN": owner.secret, "SHOAL_TOKEN_DATA": owner.secret, "SHOAL_TOKEN_GATEWAY": fleet.secret},
+        tokens={OWN_TOKEN: owner.secret, Role.DATA: owner.secret, Role.GATEWAY: fleet.secret},
         name=owner.service(Role.TRAINER),
         volumes=[*volumes, *model_volumes],
         mounts=[*mounts, *model_mounts],
@@ -192,11 +194,11 @@ def build_trainer(owner: Owner, spec: RLJobSpec, images: Images, ray_address: st
         startup_seconds=300,
         spec=_priority(spec),
     )
-    return build_pod(owner, plan)
+    return build_pod(owner, plan, images)
 
 
-def _variable(environment: str) -> str:
-    return "SHOAL_TOKEN_POOL_" + environment.upper().replace("-", "_")
+def _credential(environment: str) -> str:
+    return f"pool-{environment}"
 
 
 def _priority(spec: RLJobSpec) -> Manifest:

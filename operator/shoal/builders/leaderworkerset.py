@@ -10,7 +10,7 @@ from typing import Any
 from shoal.api.labels import OWNER_UID, ROLE, SPEC_HASH, Role
 from shoal.builders.hashing import spec_hash
 from shoal.builders.owner import Owner
-from shoal.builders.pods import MAIN, shoal_labels
+from shoal.builders.pods import MAIN, TOKENS_VOLUME, shoal_labels
 
 Manifest = dict[str, Any]
 
@@ -77,4 +77,6 @@ def _worker(spec: Manifest) -> Manifest:
         main.pop(field, None)
     main["command"] = ["python", "-m", "shoal_workers.engines.joining"]
     main["env"] = [variable for variable in main["env"] if not variable["name"].startswith("SHOAL_")]
+    main["volumeMounts"] = [mount for mount in main["volumeMounts"] if mount["name"] != TOKENS_VOLUME]
+    worker["volumes"] = [volume for volume in worker["volumes"] if volume["name"] != TOKENS_VOLUME]
     return worker

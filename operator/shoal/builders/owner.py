@@ -40,8 +40,8 @@ class Owner:
         """Name of the Secret with the bearer token of this resource's services."""
         return f"{self.name}-token"
 
-    def workers_secret(self, role: str) -> str:
-        """Name of the Secret with the token of the pods that report to a service: members, engines."""
+    def secret_for(self, role: str) -> str:
+        """Name of the Secret with the token of a role's pods, which opens what they call and nothing else."""
         return f"{self.name}-{role}-token"
 
     def service(self, role: str) -> str:

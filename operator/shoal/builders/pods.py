@@ -6,9 +6,19 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-from shoal.api.labels import MANAGED_BY, MANAGER, PORTS, ROLE, SPEC_HASH, TOKEN_KEY
+from shoal.api.labels import (
+    MANAGED_BY,
+    MANAGER,
+    PORTS,
+    PREVIOUS_TOKEN_KEY,
+    ROLE,
+    SPEC_HASH,
+    TOKEN_KEY,
+    TOKENS_VARIABLE,
+)
 from shoal.api.v1alpha1.common import PodTemplate
 from shoal.builders.hashing import spec_hash
+from shoal.builders.images import Images
 from shoal.builders.merge import strategic_merge
 from shoal.builders.owner import Owner
 from shoal.builders.security import CONTAINER_SECURITY, POD_SECURITY, scratch_mounts, scratch_volumes
@@ -17,6 +27,10 @@ Manifest = dict[str, Any]
 
 MAIN = "main"
 """Name of the container that Shoal builds; a template's container of this name is merged over it."""
+
+TOKENS_VOLUME = "shoal-tokens"
+TOKENS_MOUNT = "/var/run/shoal/tokens"
+_TOKENS_MOUNTED: Manifest = {"name": TOKENS_VOLUME, "mountPath": TOKENS_MOUNT, "readOnly": True}
 
 _DOWNWARD = {
     "POD_IP": "status.podIP",
@@ -35,7 +49,7 @@ class PodPlan:
         package: package of shoal_workers; the role's own name unless it differs.
         image: container image; a node that runs processes ignores it.
         config: the role's whole configuration, handed over as JSON.
-        tokens: environment variable -> Secret whose token it carries.
+        tokens: what a token is for (the pod's own service, or one that it calls) -> Secret that holds it.
         name: exact name of a pod that must exist at most once; empty for a generated one.
         labels: labels beyond role and owner.
         volumes: pod volumes, and `mounts` where they appear.
@@ -62,12 +76,12 @@ class PodPlan:
     spec: Manifest = field(default_factory=dict)
 
 
-def build_pod(owner: Owner, plan: PodPlan) -> Manifest:
+def build_pod(owner: Owner, plan: PodPlan, images: Images) -> Manifest:
     """The whole pod, with its hash in an annotation; two equal plans give equal pods."""
     labels = {**plan.template.metadata.labels, **plan.labels}
     labels |= {MANAGED_BY: MANAGER, ROLE: plan.role, owner.label: owner.name}
     naming = {"name": plan.name} if plan.name else {"generateName": f"{owner.name}-{plan.role}-"}
-    spec = strategic_merge(_spec(plan), plan.template.spec)
+    spec = strategic_merge(_spec(plan, images), plan.template.spec)
     annotations = dict(plan.template.metadata.annotations)
     digest = spec_hash({"labels": labels, "annotations": annotations, "spec": spec})
     return {
@@ -84,33 +98,35 @@ def build_pod(owner: Owner, plan: PodPlan) -> Manifest:
     }
 
 
-def _spec(plan: PodPlan) -> Manifest:
+def _spec(plan: PodPlan, images: Images) -> Manifest:
     return {
         "restartPolicy": plan.restart_policy,
         "terminationGracePeriodSeconds": plan.grace_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": POD_SECURITY,
-        "containers": [_container(plan)],
-        "volumes": [*plan.volumes, *scratch_volumes(plan.role)],
+        "containers": [_container(plan, images)],
+        "volumes": [*plan.volumes, _tokens(plan.tokens), *scratch_volumes(plan.role)],
+        **images.secrets(),
         **plan.spec,
     }
 
 
-def _container(plan: PodPlan) -> Manifest:
+def _container(plan: PodPlan, images: Images) -> Manifest:
     port = PORTS[plan.role]
     config = plan.config.model_dump_json(exclude_none=True)
     return {
         "name": MAIN,
         "image": plan.image,
+        **images.pulling(plan.image),
         "command": ["python", "-m", f"shoal_workers.{plan.package or plan.role}"],
         "env": [
             *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in _DOWNWARD.items()),
-            *({"name": name, "valueFrom": _secret(secret)} for name, secret in sorted(plan.tokens.items())),
+            {"name": TOKENS_VARIABLE, "value": TOKENS_MOUNT},
             {"name": "SHOAL_CONFIG", "value": orjson.dumps(orjson.loads(config), option=orjson.OPT_SORT_KEYS).decode()},
         ],
         "ports": [{"name": "http", "containerPort": port, "protocol": "TCP"}],
-        "volumeMounts": [*plan.mounts, *scratch_mounts(plan.role)],
+        "volumeMounts": [*plan.mounts, _TOKENS_MOUNTED, *scratch_mounts(plan.role)],
         "securityContext": CONTAINER_SECURITY,
         "startupProbe": _probe("/healthz", port, period=1, failures=plan.startup_seconds),
         "readinessProbe": _probe("/readyz", port, period=2, failures=2),
@@ -128,8 +144,14 @@ def _probe(path: str, port: int, *, period: int, failures: int) -> Manifest:
     }
 
 
-def _secret(name: str) -> Manifest:
-    return {"secretKeyRef": {"name": name, "key": TOKEN_KEY}}
+def _tokens(tokens: dict[str, str]) -> Manifest:
+    """The volume with a folder for each token; the node writes its files anew when a Secret changes."""
+    keys = (TOKEN_KEY, PREVIOUS_TOKEN_KEY)
+    sources = [
+        {"secret": {"name": secret, "items": [{"key": key, "path": f"{purpose}/{key}"} for key in keys]}}
+        for purpose, secret in sorted(tokens.items())
+    ]
+    return {"name": TOKENS_VOLUME, "projected": {"sources": sources}}
 
 
 def hash_of(manifest: Manifest) -> str:

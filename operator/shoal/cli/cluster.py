@@ -1,13 +1,11 @@
 """The CLI's view of a cluster: apply, read, wait; through the same client as the operator."""
 
-from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shoal.api.labels import TOKEN_KEY
 from shoal.cli.errors import UserError
 from shoal.kube.client import KubeClient
 from shoal.kube.errors import ApiError, InvalidError
@@ -25,6 +23,7 @@ from shoal.kube.resources import (
     SERVICES,
     Resource,
 )
+from shoal.planner.tokens import view_token
 
 Json = dict[str, Any]
 
@@ -90,10 +89,9 @@ class Cluster:
         page = await self._client.list(PODS, self.namespace, labels=labels)
         return sorted(page.items, key=lambda body: str(body["metadata"]["creationTimestamp"]))
 
-    async def token(self, secret: str) -> str:
-        """The bearer token in a Secret of Shoal's."""
-        body = await self._client.get(SECRETS, secret, self.namespace)
-        return b64decode(body["data"][TOKEN_KEY]).decode()
+    async def tokens(self, secret: str) -> tuple[str, ...]:
+        """The bearer tokens in a Secret of Shoal's, newest first."""
+        return view_token(await self._client.get(SECRETS, secret, self.namespace)).taken
 
     def follow(self, pod: str, tail: int | None) -> AsyncIterator[str]:
         """The pod's log, line by line, until it ends."""

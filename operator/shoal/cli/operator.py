@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from shoal.cli.options import DURATION
+
 
 @click.command()
 @click.option(
@@ -15,6 +17,20 @@ import click
 @click.option("--namespace", help="Watch this namespace alone; default: all.")
 @click.option("--image-tag", default="latest", show_default=True, help="Tag of the images that pods run.")
 @click.option("--image", "images", multiple=True, metavar="ROLE=IMAGE", help="Image of one role; may be repeated.")
+@click.option(
+    "--image-pull-policy",
+    "pull_policy",
+    default="",
+    type=click.Choice(["", "Always", "IfNotPresent", "Never"]),
+    help="Of those images; default: Kubernetes' own.",
+)
+@click.option(
+    "--image-pull-secret",
+    "pull_secrets",
+    multiple=True,
+    metavar="NAME",
+    help="Secret to pull with, in the pods' namespaces; may be repeated.",
+)
 @click.option(
     "--workers", default=8, show_default=True, type=click.IntRange(1, 256), help="Resources reconciled at once."
 )
@@ -35,32 +51,53 @@ import click
     metavar="NAME",
     help="Those policies let this namespace read metrics; may be repeated.",
 )
+@click.option(
+    "--token-max-age",
+    default="720h",
+    show_default=True,
+    type=DURATION,
+    help="Renew the services' bearer tokens at this age; 0s renews on request alone.",
+)
+@click.option(
+    "--token-overlap",
+    default="10m",
+    show_default=True,
+    type=DURATION,
+    help="Take the token before for so long after a renewal; longer than nodes need to refresh a Secret, and than the "
+    "episodes of an OpenAI harness last.",
+)
 def command(
     kubeconfig: Path | None,
     namespace: str | None,
     image_tag: str,
     images: tuple[str, ...],
+    pull_policy: str,
+    pull_secrets: tuple[str, ...],
     workers: int,
     metrics_listen: str,
     leader_elect: bool,
     network_policies: bool,
     scrapers: tuple[str, ...],
+    token_max_age: float,
+    token_overlap: float,
 ) -> None:
     """Run the operator until it is told to stop."""
     from shoal.builders.images import Images
     from shoal.builders.network import NetworkSettings
     from shoal.controllers.operator import OperatorSettings, run_operator
+    from shoal.planner.tokens import TokenPolicy
 
     overrides = dict(_role_image(entry) for entry in images)
     run_operator(
         OperatorSettings(
             kubeconfig=kubeconfig,
             namespace=namespace,
-            images=Images(image_tag, overrides),
+            images=Images(image_tag, overrides, pull_policy, pull_secrets),
             workers=workers,
             metrics_listen=metrics_listen,
             leader_elect=leader_elect,
             network=NetworkSettings(network_policies, os.environ.get("POD_NAMESPACE", ""), scrapers),
+            tokens=TokenPolicy(token_max_age, token_overlap),
         )
     )
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,24 @@ kubeconfig_option = click.option(
     help="Default: the control plane that `shoal up` started, then $KUBECONFIG, then in-cluster.",
 )
 namespace_option = click.option("-n", "--namespace", default="default", show_default=True)
+
+
+class _Duration(click.ParamType[float]):
+    """Seconds, written as in manifests."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds of `30s`, `10m` or `1h30m`."""
+        from shoal.api.v1alpha1.common import seconds
+
+        try:
+            return seconds(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = _Duration()
 
 
 def default_state_dir() -> Path:

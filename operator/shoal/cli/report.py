@@ -40,7 +40,7 @@ async def _from_service(cluster: Cluster, job: Json) -> bytes | None:
     name = job["metadata"]["name"]
     try:
         pods = await cluster.pods(f"{ROLE}={Role.DATA},{JOB}={name}")
-        token = await cluster.token(f"{name}-token")
+        tokens = await cluster.tokens(f"{name}-token")
     except ApiError:
         return None
     address = next((pod["status"]["podIP"] for pod in pods if pod.get("status", {}).get("podIP")), None)
@@ -49,13 +49,14 @@ async def _from_service(cluster: Cluster, job: Json) -> bytes | None:
     url = f"http://{address}:{PORTS[Role.DATA]}/report"
     try:
         timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(url, headers={"Authorization": f"Bearer {token}"}) as answer,
-        ):
-            return await answer.read() if answer.status == 200 else None
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            for token in tokens:
+                async with session.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
+                    if answer.status == 200:
+                        return await answer.read()
     except (aiohttp.ClientError, TimeoutError):
-        return None
+        pass
+    return None
 
 
 def _from_volume(job: Json) -> bytes | None:

@@ -21,8 +21,10 @@ from shoal.engine.scrape import Scraper
 from shoal.kube.discovery import Neighbours
 from shoal.kube.errors import InvalidError
 from shoal.planner import conditions
+from shoal.planner.actions import Action
 from shoal.planner.conditions import Verdict
 from shoal.planner.observed import PodView
+from shoal.planner.tokens import TokenPolicy, plan_tokens
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -43,6 +45,7 @@ class Context:
     clock: Clock
     images: Images
     network: NetworkSettings
+    tokens: TokenPolicy
     neighbours: Neighbours
     holders: Holders
     queues: QueueDesk
@@ -52,6 +55,10 @@ class Context:
     def now(self) -> float:
         """Seconds since the epoch."""
         return self.clock.wall().timestamp()
+
+    def renewals(self, uid: str) -> tuple[list[Action], float | None]:
+        """What is to be done about the tokens of a resource now, and the seconds until there may be more."""
+        return plan_tokens(self.world.tokens_of(uid), self.tokens, self.now)
 
     def requeue(self, uid: str, seconds: float | None) -> float | None:
         """When to look again: as planned, when a status may be written that was put off, and soon while a service does

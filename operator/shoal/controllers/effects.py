@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.api.labels import PREVIOUS_TOKEN_KEY
+from shoal.builders.children import new_token, token_renewed
 from shoal.builders.owner import Owner
 from shoal.controllers.holders import ExpectedBy, Holders
 from shoal.controllers.peers import Peers
@@ -43,7 +45,9 @@ from shoal.planner.actions import (
     DeleteSelf,
     DrainEngine,
     Event,
+    ForgetToken,
     PatchStatus,
+    RenewToken,
     RetireMember,
 )
 from shoal.planner.observed import Expected, Holder
@@ -69,13 +73,13 @@ class Subject:
         owner: identity of the resource.
         resource: its API.
         service_ip: address of the broker's or gateway's pod, "" while there is none.
-        token: bearer token of the resource's services.
+        tokens: bearer tokens that the resource's services take, newest first.
     """
 
     owner: Owner
     resource: Resource
     service_ip: str = ""
-    token: str = ""
+    tokens: tuple[str, ...] = ()
 
     def reference(self) -> Reference:
         """What Events about this resource refer to."""
@@ -143,15 +147,20 @@ class Effects:
                 await self._apply(owner, manifest)
             case CreateOnce(manifest):
                 await self._create_once(manifest, owner.namespace)
+            case RenewToken(secret, version, current):
+                change = token_renewed(new_token(), current, self._clock.wall())
+                await self._change_token(owner, secret, version, change)
+            case ForgetToken(secret, version):
+                await self._change_token(owner, secret, version, {"data": {PREVIOUS_TOKEN_KEY: ""}})
             case CreatePod(role, manifest):
                 await self._create_pod(owner, role, manifest)
             case DeletePod(role, name, uid, reason, holder):
                 await self._delete_pod(owner, role, holder or Holder("Pod", name), uid, reason)
             case RetireMember(name, uid, reason, holder):
-                if await self._peers.retire_member(subject.service_ip, subject.token, name):
+                if await self._peers.retire_member(subject.service_ip, subject.tokens, name):
                     await self._delete_pod(owner, "environment", holder or Holder("Pod", name), uid, reason)
             case DrainEngine(name, uid, reason, holder):
-                if await self._peers.drain_engine(subject.service_ip, subject.token, name):
+                if await self._peers.drain_engine(subject.service_ip, subject.tokens, name):
                     await self._delete_pod(owner, "engine", holder or Holder("Pod", name), uid, reason)
             case DeleteSelf():
                 await self._ignore(
@@ -210,6 +219,11 @@ class Effects:
         await self._ignore(
             AlreadyExistsError, lambda: self._client.create(RESOURCES[manifest["kind"]], manifest, namespace)
         )
+
+    async def _change_token(self, owner: Owner, secret: str, version: str, change: dict[str, Any]) -> None:
+        change = {**change, "metadata": {**change.get("metadata", {}), "resourceVersion": version}}
+        with suppress(NotFoundError, ConflictError):  # a newer version decides afresh, as soon as the cache shows it
+            await self._client.patch(SECRETS, secret, change, owner.namespace)
 
     async def _create_pod(self, owner: Owner, role: str, manifest: dict[str, Any]) -> None:
         kind = manifest["kind"]
@@ -276,7 +290,7 @@ def _goes_first(action: Action) -> bool:
     """Own children go before the pods that need them. What another operator may refuse must not hold them up."""
     if isinstance(action, Apply):
         return action.manifest["kind"] in RESOURCES
-    return isinstance(action, CreateOnce | Event)
+    return isinstance(action, CreateOnce | RenewToken | ForgetToken | Event)
 
 
 def _named(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """RolloutFleet: observe, plan, apply, report."""
 
-import secrets
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +15,7 @@ from shoal.api.v1alpha1.rolloutfleet import (
     WeightVersions,
 )
 from shoal.builders import fleet
-from shoal.builders.children import build_service, build_token_secret
+from shoal.builders.children import build_service, build_tokens
 from shoal.builders.network import fleet_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
@@ -30,6 +29,7 @@ from shoal.planner.fleet import FleetDesired, FleetObserved, FleetReading, expec
 from shoal.planner.holders import LEADER_WORKER_SET
 from shoal.planner.observed import PodView, Reading
 from shoal.planner.sizing import ScaleMemory
+from shoal.planner.times import soonest
 
 Json = dict[str, Any]
 
@@ -56,17 +56,17 @@ class FleetController:
             return Result()
         owner = fleet.fleet_owner(key.name, key.namespace, body["metadata"]["uid"])
         pods = context.world.engines_of(owner.uid)
-        token = context.world.token_of(owner.uid, owner.secret)
+        tokens = context.world.taken_by(owner.uid, owner.secret)
         gateway = service_of(pods, Role.GATEWAY)
-        subject = Subject(owner, ROLLOUT_FLEETS, gateway.ip if gateway else "", token)
+        subject = Subject(owner, ROLLOUT_FLEETS, gateway.ip if gateway else "", tokens)
         try:
             spec = RolloutFleetSpec.model_validate(body["spec"])
         except ValidationError as error:
             await context.reject(subject, body, error)
             return Result()
-        targets = {Role.GATEWAY: Target(url_of(gateway), GatewayStatus, token)} if gateway and token else {}
+        targets = {Role.GATEWAY: Target(url_of(gateway), GatewayStatus)} if gateway else {}
         context.scraper.set_targets(owner.uid, targets)
-        desired = build(owner, spec, context, token)
+        desired = build(owner, spec, context)
         plan = plan_fleet(
             spec,
             desired,
@@ -76,8 +76,9 @@ class FleetController:
         )
         self._memory[owner.uid] = plan.memory
         await context.status.write(ROLLOUT_FLEETS, body, plan.status)
-        await context.effects.perform(subject, plan.actions)
-        return Result(context.requeue(owner.uid, plan.requeue_after))
+        renewals, renewed_in = context.renewals(owner.uid)
+        await context.effects.perform(subject, [*renewals, *plan.actions])
+        return Result(context.requeue(owner.uid, soonest(plan.requeue_after, renewed_in)))
 
     def _observe(self, owner: Owner, body: Json, pods: list[PodView], spec: RolloutFleetSpec) -> FleetObserved:
         context = self._context
@@ -100,13 +101,11 @@ class FleetController:
         return Reading(read_gateway(seen.value) if age < STALE_SECONDS else None, age, seen.error)
 
 
-def build(owner: Owner, spec: RolloutFleetSpec, context: Context, token: str) -> FleetDesired:
+def build(owner: Owner, spec: RolloutFleetSpec, context: Context) -> FleetDesired:
     """Every object of a fleet."""
     return FleetDesired(
         children=(
-            build_token_secret(owner, token or secrets.token_urlsafe(32)),
-            # Made once: of what is drawn at each pass, the first is kept.
-            build_token_secret(owner, secrets.token_urlsafe(32), owner.workers_secret(Role.ENGINE)),
+            *build_tokens(owner, Role.ENGINE, Role.AGENT),
             build_service(owner, Role.GATEWAY),
             *fleet_policies(owner, context.network),
         ),

@@ -1,6 +1,5 @@
 """RLJob: observe, plan, apply, report."""
 
-import secrets
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +15,7 @@ from shoal.api.v1alpha1.jobstatus import (
 )
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.builders import job, kuberay, kueue
-from shoal.builders.children import build_service, build_token_secret
+from shoal.builders.children import build_service, build_tokens
 from shoal.builders.network import job_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
@@ -32,6 +31,7 @@ from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReadin
 from shoal.planner.observed import PodView, Reading
 from shoal.planner.queueing import QueueDecision, plan_queue
 from shoal.planner.ray import NO_CLUSTER, RayView
+from shoal.planner.times import soonest
 
 Json = dict[str, Any]
 
@@ -57,24 +57,22 @@ class JobController:
             return Result()
         owner = job.job_owner(key.name, key.namespace, body["metadata"]["uid"])
         pods = context.world.pods_of(owner.uid)
-        token = context.world.token_of(owner.uid, owner.secret)
-        subject = Subject(owner, RL_JOBS, token=token)
+        subject = Subject(owner, RL_JOBS)
         try:
             spec = RLJobSpec.model_validate(body["spec"])
         except ValidationError as error:
             await context.reject(subject, body, error)
             return Result()
         data = service_of(pods, Role.DATA)
-        context.scraper.set_targets(
-            owner.uid, {Role.DATA: Target(url_of(data), DataStatus, token)} if data and token else {}
-        )
+        context.scraper.set_targets(owner.uid, {Role.DATA: Target(url_of(data), DataStatus)} if data else {})
         queue = await self._queue(owner, body, spec)
         spec = kueue.placed(spec, queue.admission)
         observed = self._observe(owner, body, pods, spec, queue)
-        plan = plan_job(spec, build(owner, spec, context, token, observed.ray), observed, context.now)
+        plan = plan_job(spec, build(owner, spec, context, observed.ray), observed, context.now)
         await context.status.write(RL_JOBS, body, plan.status)
-        await context.effects.perform(subject, plan.actions)
-        soon = RETRY_SECONDS if queue.retry else plan.requeue_after
+        renewals, renewed_in = context.renewals(owner.uid)
+        await context.effects.perform(subject, [*renewals, *plan.actions])
+        soon = RETRY_SECONDS if queue.retry else soonest(plan.requeue_after, renewed_in)
         return Result(context.requeue(owner.uid, soon))
 
     async def _queue(self, owner: Owner, body: Json, spec: RLJobSpec) -> QueueDecision:
@@ -120,11 +118,11 @@ class JobController:
         return Reading(read_data(seen.value), seen.age(self._context.clock.now()), seen.error)
 
 
-def build(owner: Owner, spec: RLJobSpec, context: Context, token: str, ray: RayView = NO_CLUSTER) -> JobDesired:
+def build(owner: Owner, spec: RLJobSpec, context: Context, ray: RayView = NO_CLUSTER) -> JobDesired:
     """Every object of a job; `ray` is its RayCluster, if it has one."""
     ray_settings = spec.trainer.ray.model_dump(exclude_none=True)
     own = [
-        build_token_secret(owner, token or secrets.token_urlsafe(32)),
+        *build_tokens(owner, Role.AGENT),
         build_service(owner, Role.DATA),
         *job_policies(owner, context.network, foreign_ray=bool(ray_settings)),
     ]

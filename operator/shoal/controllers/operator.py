@@ -43,6 +43,7 @@ from shoal.kube.discovery import Neighbour, Neighbours
 from shoal.kube.kubeconfig import find_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, NETWORK_POLICIES, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
 from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX
+from shoal.planner.tokens import TokenPolicy
 
 COLLECT_AFTER = (100_000, 20, 20)
 """Thresholds of the three generations of Python's garbage collector."""
@@ -63,6 +64,7 @@ class OperatorSettings:
         metrics_listen: HOST:PORT of /healthz, /readyz and /metrics; empty for none.
         leader_elect: wait for the lease before acting; needed with more than one replica.
         network: what the NetworkPolicies of the data plane need to know.
+        tokens: when bearer tokens are renewed.
     """
 
     kubeconfig: Path | None = None
@@ -72,6 +74,7 @@ class OperatorSettings:
     metrics_listen: str = ""
     leader_elect: bool = False
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    tokens: TokenPolicy = field(default_factory=TokenPolicy)
 
 
 def run_operator(settings: OperatorSettings) -> None:
@@ -104,7 +107,18 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
     status = StatusWriter(client)
     rays = RayDesk(world)
     context = Context(
-        world, effects, scraper, status, clock, settings.images, settings.network, neighbours, holders, queues, rays
+        world,
+        effects,
+        scraper,
+        status,
+        clock,
+        settings.images,
+        settings.network,
+        settings.tokens,
+        neighbours,
+        holders,
+        queues,
+        rays,
     )
     manager = Manager(client, elector=_elector(client, settings), clock=clock)
     background = {"events": recorder.run, "scraper": scraper.run, "peers": peers.run, "neighbours": neighbours.run}
@@ -165,7 +179,7 @@ def _wire(
     pods = manager.add_reflector(Reflector(client, PODS, world.pods, namespace=settings.namespace, labels=MANAGED))
     pods.on_change(expectations.observe)
     pods.on_change(wiring.child_changed)
-    owned = ((SERVICES, world.services), (SECRETS, world.secrets), (NETWORK_POLICIES, world.policies))
+    owned = ((SERVICES, world.services), (SECRETS, world.tokens), (NETWORK_POLICIES, world.policies))
     for resource, children in owned if settings.network.enabled else owned[:2]:
         reflector_ = manager.add_reflector(
             Reflector(client, resource, children, namespace=settings.namespace, labels=MANAGED)

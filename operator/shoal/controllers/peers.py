@@ -32,31 +32,35 @@ class Peers:
             finally:
                 self._session = None
 
-    async def retire_member(self, broker_ip: str, token: str, member: str) -> bool:
+    async def retire_member(self, broker_ip: str, tokens: tuple[str, ...], member: str) -> bool:
         """Whether all slots of the member are out of service; False while one is leased or the broker cannot say."""
         url = f"http://{broker_ip}:{PORTS[Role.BROKER]}/members/{member}:retire"
         # Draining: no lease is broken, and none is begun; a busy member would otherwise be leased again for ever.
-        answer = await self._post(url, token, {"slots": "all", "drain": True})
+        answer = await self._post(url, tokens, {"slots": "all", "drain": True})
         return answer is not None and not answer.get("leased")
 
-    async def drain_engine(self, gateway_ip: str, token: str, engine: str) -> bool:
+    async def drain_engine(self, gateway_ip: str, tokens: tuple[str, ...], engine: str) -> bool:
         """Whether the engine is out of routing and empty; False while it still works or the gateway cannot say."""
         url = f"http://{gateway_ip}:{PORTS[Role.GATEWAY]}/engines/{engine}:drain"
-        answer = await self._post(url, token, {})
+        answer = await self._post(url, tokens, {})
         return answer is not None and not answer.get("running")
 
-    async def _post(self, url: str, token: str, body: dict[str, object]) -> dict[str, object] | None:
+    async def _post(self, url: str, tokens: tuple[str, ...], body: dict[str, object]) -> dict[str, object] | None:
         """The answer to an accepted call, None for a refusal or no answer.
 
         404 counts as accepted: the service does not know the pod (any more), so nothing can be lost by deleting it.
+        A service whose node has not brought it the newest token yet takes the one before.
         """
         if self._session is None:
             return None
         try:
-            async with self._session.post(url, json=body, headers={"Authorization": f"Bearer {token}"}) as response:
-                if response.status == 404:
-                    return {}
-                return dict(await response.json()) if response.status == 200 else None
+            for token in tokens:
+                headers = {"Authorization": f"Bearer {token}"}
+                async with self._session.post(url, json=body, headers=headers) as response:
+                    if response.status == 404:
+                        return {}
+                    if response.status != 401:
+                        return dict(await response.json()) if response.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             log.debug("%s: %s", url, error)
-            return None
+        return None

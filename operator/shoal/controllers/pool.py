@@ -1,6 +1,5 @@
 """EnvironmentPool: observe, plan, apply, report."""
 
-import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ from shoal.api.labels import PORTS, Role
 from shoal.api.services.leases import BrokerStatus
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus, PoolUsage
 from shoal.builders import environment
-from shoal.builders.children import build_service, build_token_secret
+from shoal.builders.children import build_service, build_tokens
 from shoal.builders.network import pool_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
@@ -32,6 +31,7 @@ from shoal.planner.pool import (
     plan_pool,
 )
 from shoal.planner.sizing import Refill, ScaleMemory
+from shoal.planner.times import soonest
 
 Json = dict[str, Any]
 
@@ -60,27 +60,28 @@ class PoolController:
             return Result()
         owner = environment.pool_owner(key.name, key.namespace, body["metadata"]["uid"])
         pods = context.world.members_of(owner.uid)
-        token = context.world.token_of(owner.uid, owner.secret)
+        tokens = context.world.taken_by(owner.uid, owner.secret)
         broker = service_of(pods, Role.BROKER)
-        subject = Subject(owner, ENVIRONMENT_POOLS, broker.ip if broker else "", token)
+        subject = Subject(owner, ENVIRONMENT_POOLS, broker.ip if broker else "", tokens)
         try:
             spec = EnvironmentPoolSpec.model_validate(body["spec"])
         except ValidationError as error:
             await context.reject(subject, body, error)
             return Result()
-        self._watch_broker(owner.uid, broker, token)
-        desired = build(owner, spec, context, token)
+        self._watch_broker(owner.uid, broker)
+        desired = build(owner, spec, context)
         refill = Refill.at_rate(self._refills.get(owner.uid), spec.scale.refill_rate, context.now)
         observed = replace(self._observe(owner, body, pods, desired), allowance=int(refill.left))
         plan = plan_pool(spec, desired, observed, self._memory.get(owner.uid, {}), context.now)
         self._memory[owner.uid] = plan.memory
         self._refills[owner.uid] = refill.less(created_members(plan))
         await context.status.write(ENVIRONMENT_POOLS, body, plan.status)
-        await context.effects.perform(subject, plan.actions)
-        return Result(context.requeue(owner.uid, plan.requeue_after))
+        renewals, renewed_in = context.renewals(owner.uid)
+        await context.effects.perform(subject, [*renewals, *plan.actions])
+        return Result(context.requeue(owner.uid, soonest(plan.requeue_after, renewed_in)))
 
-    def _watch_broker(self, uid: str, broker: PodView | None, token: str) -> None:
-        targets = {Role.BROKER: Target(url_of(broker), BrokerStatus, token)} if broker and token else {}
+    def _watch_broker(self, uid: str, broker: PodView | None) -> None:
+        targets = {Role.BROKER: Target(url_of(broker), BrokerStatus)} if broker else {}
         self._context.scraper.set_targets(uid, targets)
 
     def _observe(self, owner: Owner, body: Json, pods: list[PodView], desired: PoolDesired) -> PoolObserved:
@@ -105,13 +106,11 @@ class PoolController:
         return Reading(read_broker(seen.value) if age < STALE_SECONDS else None, age, seen.error)
 
 
-def build(owner: Owner, spec: EnvironmentPoolSpec, context: Context, token: str) -> PoolDesired:
+def build(owner: Owner, spec: EnvironmentPoolSpec, context: Context) -> PoolDesired:
     """Every object of a pool."""
     return PoolDesired(
         children=(
-            build_token_secret(owner, token or secrets.token_urlsafe(32)),
-            # Made once: of what is drawn at each pass, the first is kept.
-            build_token_secret(owner, secrets.token_urlsafe(32), owner.workers_secret(Role.ENVIRONMENT)),
+            *build_tokens(owner, Role.ENVIRONMENT, Role.AGENT),
             build_service(owner, Role.BROKER),
             *pool_policies(owner, spec.isolation, context.network),
         ),

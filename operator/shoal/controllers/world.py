@@ -1,16 +1,16 @@
 """What the operator knows of the cluster: one cache per kind, kept by reflectors."""
 
-from base64 import b64decode
 from dataclasses import dataclass
 from typing import Any
 
 from shoal.api import labels
-from shoal.api.labels import SPEC_HASH, TOKEN_KEY
+from shoal.api.labels import SPEC_HASH
 from shoal.engine.store import OWNER_UID, Store, by_label, by_owner_uid
 from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX, SET_NAME, Held, as_pod, read_holder
 from shoal.planner.observed import PodView, view
 from shoal.planner.queueing import WorkloadView, view_workload
 from shoal.planner.ray import RayClusterView, view_ray_cluster
+from shoal.planner.tokens import TokenView, view_token
 
 Json = dict[str, Any]
 
@@ -23,12 +23,11 @@ SET = "set"
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A Service, Secret or NetworkPolicy, cut down to what decides whether it is written again."""
+    """A Service or NetworkPolicy, cut down to what decides whether it is written again."""
 
     kind: str
     name: str
     spec_hash: str
-    token: str = ""
 
 
 def trim_pod(pod: Json) -> PodView:
@@ -41,9 +40,8 @@ def trim_child(kind: str) -> Any:
 
     def trim(body: Json) -> Child:
         metadata = body["metadata"]
-        encoded = (body.get("data") or {}).get(TOKEN_KEY, "")
         digest = (metadata.get("annotations") or {}).get(SPEC_HASH, "")
-        return Child(kind, metadata["name"], digest, b64decode(encoded).decode() if encoded else "")
+        return Child(kind, metadata["name"], digest)
 
     return trim
 
@@ -75,7 +73,7 @@ class World:
         self.workloads: Store[WorkloadView] = Store(view_workload, owned)
         self.ray_clusters: Store[RayClusterView] = Store(view_ray_cluster, owned)
         self.services: Store[Child] = Store(trim_child("Service"), owned)
-        self.secrets: Store[Child] = Store(trim_child("Secret"), owned)
+        self.tokens: Store[TokenView] = Store(view_token, owned)
         self.policies: Store[Child] = Store(trim_child("NetworkPolicy"), owned)
         self.pools: Store[Json] = Store(trim_resource, owned)
         self.fleets: Store[Json] = Store(trim_resource, owned)
@@ -97,9 +95,10 @@ class World:
 
     def children_of(self, uid: str) -> dict[tuple[str, str], str]:
         """(kind, name) -> hash of what the resource with this UID controls, less pods, their makers and Workloads."""
-        stores = (self.services, self.secrets, self.policies)
+        stores = (self.services, self.policies)
         children = [child for store in stores for child in store.by_index(OWNER_UID, uid)]
         present = {(child.kind, child.name): child.spec_hash for child in children}
+        present |= {("Secret", held.name): "" for held in self.tokens_of(uid)}
         present |= {("RayCluster", each.name): each.spec_hash for each in self.ray_clusters.by_index(OWNER_UID, uid)}
         for kind, resources in (("EnvironmentPool", self.pools), ("RolloutFleet", self.fleets)):
             for body in resources.by_index(OWNER_UID, uid):
@@ -107,9 +106,10 @@ class World:
                 present[(kind, body["metadata"]["name"])] = digest
         return present
 
-    def token_of(self, uid: str, secret: str) -> str:
-        """The bearer token in the Secret of this name that the resource controls; "" until it is there."""
-        for child in self.secrets.by_index(OWNER_UID, uid):
-            if child.name == secret:
-                return child.token
-        return ""
+    def tokens_of(self, uid: str) -> list[TokenView]:
+        """The Secrets with tokens that the resource with this UID controls."""
+        return self.tokens.by_index(OWNER_UID, uid)
+
+    def taken_by(self, uid: str, secret: str) -> tuple[str, ...]:
+        """The tokens in one of its Secrets that its services take, newest first; none until the Secret is there."""
+        return next((held.taken for held in self.tokens_of(uid) if held.name == secret), ())

@@ -17,9 +17,26 @@ class Apply:
 
 @dataclass(frozen=True)
 class CreateOnce:
-    """Creation of a child that is never changed afterwards (a Secret with a random token); one that exists is kept."""
+    """Creation of a child that is not applied again (a Secret with a random token); one that exists is kept."""
 
     manifest: Manifest
+
+
+@dataclass(frozen=True)
+class RenewToken:
+    """A new token for exactly this version of a Secret, with `current` kept as the one before."""
+
+    secret: str
+    resource_version: str
+    current: str
+
+
+@dataclass(frozen=True)
+class ForgetToken:
+    """Removal of the token before the current one from exactly this version of a Secret."""
+
+    secret: str
+    resource_version: str
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,8 @@ class Event:
 Action = (
     Apply
     | CreateOnce
+    | RenewToken
+    | ForgetToken
     | CreatePod
     | DeletePod
     | RetireMember

@@ -21,6 +21,7 @@ from shoal.planner.holders import Blocked, idle_maker
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, PodSetPlan, plan_podset, surge_of
 from shoal.planner.singleton import plan_singleton
+from shoal.planner.times import soonest
 
 SETTLE_SECONDS = 1.0
 """Look again this soon while a pass was partial or pods are changing; a lost event must not stall a fill."""
@@ -124,7 +125,7 @@ def plan_pool(
     actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
     # What blocks a pool ends with an event; until then nothing can be done about its size.
     moving = partial or gone or (status.replicas != status.desired_replicas and observed.blocked is None)
-    wait = _soonest(SETTLE_SECONDS if moving else wake, _next_age(spec, observed.pods, now), idle_wake)
+    wait = soonest(SETTLE_SECONDS if moving else wake, _next_age(spec, observed.pods, now), idle_wake)
     return Plan(tuple(actions), status.to_json(), wait, memory)
 
 
@@ -190,7 +191,7 @@ def _counts(
         counts[variant], kept[variant], wait = sizing.settle_members(
             wanted, current, scale, memory.get(variant, sizing.ScaleMemory()), now
         )
-        wake = _soonest(wake, wait)
+        wake = soonest(wake, wait)
     return counts, kept, wake
 
 
@@ -348,7 +349,3 @@ def _verdicts(
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
     return [available, progressing, health.degraded(observed.pods, blocked=blocked, refused=observed.expected.refused)]
-
-
-def _soonest(*waits: float | None) -> float | None:
-    return min((wait for wait in waits if wait is not None), default=None)

@@ -253,3 +253,20 @@ def _command(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+async def test_a_secret_that_changes_reaches_the_files_of_a_running_container(pods: PodClient) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "renewed"}, "stringData": {"token": "one"}}
+    await pods.client.create(SECRETS, secret, pods.namespace)
+    source = {"secret": {"name": "renewed", "items": [{"key": "token", "path": "own/token"}]}}
+    body = shell(
+        'echo "$FOLDER"; until grep -q two "$FOLDER/own/token"; do sleep 0.1; done; echo seen > $SHOAL_TERMINATION_LOG',
+        env=[{"name": "FOLDER", "value": "/tokens"}],
+        volumeMounts=[{"name": "tokens", "mountPath": "/tokens", "readOnly": True}],
+    )
+    volumes = [{"name": "tokens", "projected": {"sources": [source]}}]
+    await pods.create("reader", body, volumes=volumes, restartPolicy="Never")
+    await pods.until("reader", lambda pod: main_status(pod).get("state", {}).get("running"))
+    await pods.client.patch(SECRETS, "renewed", {"stringData": {"token": "two"}}, pods.namespace)
+    pod = await pods.until("reader", lambda pod: phase(pod) == "Succeeded" and pod)
+    assert main_status(pod)["state"]["terminated"]["message"] == "seen"

@@ -17,7 +17,6 @@ from shoal.api.services.trajectories import EpisodeOutcome, Segment
 from shoal_workers.agent.harness import Episode, EpisodeEnd, EpisodeFaultError
 from shoal_workers.environment.client import EnvironmentClient
 from shoal_workers.service import ConfigurationError, ProblemError
-from shoal_workers.service.config import token
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class OpenAIHarness:
     async def play(self, episode: Episode) -> EpisodeEnd:
         """Run the function, then read the session's record."""
         client, session = episode.model.client, episode.model.session
-        endpoint = Endpoint(f"{client.base_url}/sessions/{session}/v1", token("GATEWAY") or "none")
+        endpoint = Endpoint(f"{client.base_url}/sessions/{session}/v1", client.token or "none")
         task = episode.assignment.task
         environment = TracedEnvironment(episode.environment, task, episode.assignment.id)
         try:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
+from shoal.api.labels import Role
 from shoal.api.services.roles.agent import AgentConfig
 from shoal.api.services.trajectories import AgentStatus
 from shoal_workers.agent.chat import ChatHarness
@@ -14,8 +15,7 @@ from shoal_workers.agent.harness import Harness, HarnessFactory
 from shoal_workers.agent.openai import OpenAIHarness
 from shoal_workers.agent.runner import Runner
 from shoal_workers.broker.client import BrokerClient
-from shoal_workers.service import Identity, Service, ServiceClient, open_session
-from shoal_workers.service.config import token
+from shoal_workers.service import Identity, Service, ServiceClient, credential, open_session
 
 HARNESSES: dict[str, HarnessFactory] = {"Chat": ChatHarness, "OpenAI": OpenAIHarness}
 
@@ -33,7 +33,7 @@ def make_service(config: AgentConfig, identity: Identity, harness: Harness) -> S
     def status() -> AgentStatus:
         return runner[0].status() if runner else AgentStatus(name=identity.name)
 
-    service = Service("agent", status, token=token())
+    service = Service("agent", status, token=credential())
 
     @asynccontextmanager
     async def work() -> AsyncIterator[None]:
@@ -57,12 +57,12 @@ def _services(config: AgentConfig, identity: Identity, harness: Harness, session
         pool.name: BrokerClient(
             pool.broker_url,
             holder=identity.name,
-            token=token(pool.token_variable.removeprefix("SHOAL_TOKEN_")),
+            token=credential(pool.credential),
             session=session,
         )
         for pool in config.pools
     }
-    data = ServiceClient(config.data_url, token=token("DATA"), session=session)
-    gateway = ServiceClient(config.gateway_url, token=token("GATEWAY"), session=session)
+    data = ServiceClient(config.data_url, token=credential(Role.DATA), session=session)
+    gateway = ServiceClient(config.gateway_url, token=credential(Role.GATEWAY), session=session)
     stops = harness.tokenizer.stop_token_ids if isinstance(harness, ChatHarness) else ()
     return Services(Duties(data, identity.name), gateway, brokers, session, harness, config, stops)

@@ -13,7 +13,7 @@ from typing import Self
 import aiohttp
 
 from shoal.api.services.leases import Lease, LeaseQueued, LeaseRenewed, LeaseRequest, Outcome, RenewRequest
-from shoal_workers.service import ProblemError, ServiceClient, backoff
+from shoal_workers.service import ProblemError, ServiceClient, Token, backoff
 
 # One poll; shorter than what proxies cut off, long enough that waiting costs next to nothing.
 POLL_SECONDS = 20.0
@@ -34,7 +34,7 @@ class BrokerClient:
     """One pool's broker, as the agent `holder` uses it."""
 
     def __init__(
-        self, base_url: str, *, holder: str, token: str | None = None, session: aiohttp.ClientSession | None = None
+        self, base_url: str, *, holder: str, token: Token = None, session: aiohttp.ClientSession | None = None
     ) -> None:
         self.holder = holder
         self._client = ServiceClient(base_url, token=token, session=session)

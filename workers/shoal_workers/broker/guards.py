@@ -14,13 +14,13 @@ from shoal.api.services.leases import (
     Retired,
     RetireRequest,
 )
-from shoal_workers.service import ServiceClient, open_session
+from shoal_workers.service import ServiceClient, Token, open_session
 
 
 class Guards:
     """One connection pool to all members. Every call raises ProblemError; `timeout` is in seconds."""
 
-    def __init__(self, token: str | None, timeout: float) -> None:
+    def __init__(self, token: Token, timeout: float) -> None:
         self._token = token
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
+from shoal.api.labels import Role
 from shoal.api.services.leases import (
     Lease,
     LeaseQueued,
@@ -23,24 +24,29 @@ from shoal.api.services.leases import (
 from shoal.api.services.roles.broker import BrokerConfig
 from shoal_workers.broker.broker import Broker
 from shoal_workers.broker.guards import Guards
-from shoal_workers.service import Identity, ProblemError, Service, read, reply
-from shoal_workers.service.auth import Reports
-from shoal_workers.service.config import token as token_of
+from shoal_workers.service import Identity, ProblemError, Service, Token, credential, read, reply
+from shoal_workers.service.auth import Grant, reports
+from shoal_workers.service.credentials import as_credential
 from shoal_workers.telemetry import names
 
+AGENT_ROUTES = ("/leases",)
+"""What agents call; members are the operator's."""
 _WAIT_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300)
 
 
 def build(config: BrokerConfig, identity: Identity) -> Service:
     """The service of this process."""
-    return make_service(config, token_of(), token_of("MEMBER"))
+    return make_service(config, credential(), credential(Role.ENVIRONMENT), credential(Role.AGENT))
 
 
-def make_service(config: BrokerConfig, token: str | None, member_token: str | None = None) -> Service:
-    """The service. Members accept `member_token` and report with it; without one, `token` does for both."""
+def make_service(config: BrokerConfig, token: Token, member_token: Token = None, agent_token: Token = None) -> Service:
+    """The service. Members accept `member_token` and report with it, and `agent_token` leases; without them, `token`
+    does for all.
+    """
     guards = Guards(member_token or token, config.guard_timeout)
     broker = Broker(config, guards, on_wait=lambda seconds: wait.observe(seconds))
-    service = Service("broker", broker.status, token=token, reports=Reports("/members/", member_token))
+    grants = (reports(as_credential(member_token), "/members/"), Grant(as_credential(agent_token), AGENT_ROUTES))
+    service = Service("broker", broker.status, token=token, grants=grants)
     wait = Histogram(
         names.BROKER_WAIT_SECONDS, "Seconds a granted lease waited.", buckets=_WAIT_BUCKETS, registry=service.registry
     )

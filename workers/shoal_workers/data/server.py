@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import Request
 from starlette.responses import Response
 
+from shoal.api.labels import Role
 from shoal.api.services.report import RunReport
 from shoal.api.services.roles.data import DataConfig
 from shoal.api.services.trajectories import (
@@ -27,21 +28,26 @@ from shoal.api.services.trajectories import (
 from shoal_workers.data.caller import Caller
 from shoal_workers.data.manager import DataManager
 from shoal_workers.data.store import StoreError
-from shoal_workers.service import ConfigurationError, Identity, Service, read, reply
-from shoal_workers.service.config import token as token_of
+from shoal_workers.service import ConfigurationError, Identity, Service, Token, credential, read, reply
+from shoal_workers.service.auth import Grant
+from shoal_workers.service.credentials import as_credential
+
+AGENT_ROUTES = ("/assignments", "/trajectories")
+"""What agents call; batches and progress are the trainer's."""
 
 
 def build(config: DataConfig, identity: Identity) -> Service:
     """The service of this process; raises ConfigurationError for a store or task file that cannot be used."""
     try:
-        return make_service(DataManager(config), token_of())
+        return make_service(DataManager(config), credential(), credential(Role.AGENT))
     except StoreError as error:
         raise ConfigurationError("folder", str(error)) from error
 
 
-def make_service(manager: DataManager, token: str | None) -> Service:
-    """The routes over a data manager."""
-    service = Service("data", manager.status, token=token)
+def make_service(manager: DataManager, token: Token, agent_token: Token = None) -> Service:
+    """The routes over a data manager. `agent_token` takes and returns assignments; without one, `token` does."""
+    grants = (Grant(as_credential(agent_token), AGENT_ROUTES),)
+    service = Service("data", manager.status, token=token, grants=grants)
 
     @asynccontextmanager
     async def open_store() -> AsyncIterator[None]:

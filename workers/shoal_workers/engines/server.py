@@ -22,8 +22,7 @@ from shoal_workers.engines.engine import Engine
 from shoal_workers.engines.registration import Registration
 from shoal_workers.engines.routes import add_routes
 from shoal_workers.engines.vllm_flags import check_arguments
-from shoal_workers.service import ConfigurationError, Identity, Service, ServiceClient
-from shoal_workers.service.config import token as token_of
+from shoal_workers.service import ConfigurationError, Identity, Service, ServiceClient, Token, credential
 from shoal_workers.service.config import write_termination_message
 from shoal_workers.telemetry import names
 
@@ -39,7 +38,7 @@ def build(config: EngineConfig, identity: Identity) -> Service:
     host = f"[{identity.ip}]" if ":" in identity.ip else identity.ip
     engine = Engine(identity.name, make_core(config, identity.name), on_failure=_on_core_lost)
     return make_service(
-        config, engine, uid=identity.uid, url=f"http://{host}:{config.port}", token=token_of(), fail=_die
+        config, engine, uid=identity.uid, url=f"http://{host}:{config.port}", token=credential(), fail=_die
     )
 
 
@@ -64,7 +63,7 @@ def make_service(
     *,
     uid: str = "",
     url: str = "",
-    token: str | None = None,
+    token: Token = None,
     fail: Callable[[str, int], object] | None = None,
 ) -> Service:
     """The service of an engine. `fail(reason, exit code)` is called when the model cannot be loaded."""

@@ -21,8 +21,7 @@ from shoal_workers.environment.registration import Registration
 from shoal_workers.environment.render import TemplateError
 from shoal_workers.environment.routes import guard_routes
 from shoal_workers.environment.standalone import ROOT_PATHS, open_routes
-from shoal_workers.service import ConfigurationError, Identity, Service, ServiceClient
-from shoal_workers.service.config import token as token_of
+from shoal_workers.service import ConfigurationError, Identity, Service, ServiceClient, Token, credential
 from shoal_workers.telemetry import names
 
 # Whoever retired the member deletes its pod; it must not come back as a new process in between.
@@ -39,10 +38,10 @@ def build(config: EnvironmentConfig, identity: Identity) -> Service:
     member = Member(config, identity, backend)
     host = f"[{identity.ip}]" if ":" in identity.ip else identity.ip
     member.url = f"http://{host}:{config.port}"
-    return make_service(member, token_of())
+    return make_service(member, credential())
 
 
-def make_service(member: Member, token: str | None) -> Service:
+def make_service(member: Member, token: Token) -> Service:
     """The service of a member; `member.url` must be set before the first lease."""
     config = member.config
     public = ("/leases/", *ROOT_PATHS) if config.open else ("/leases/",)

@@ -15,7 +15,8 @@ from shoal.api.services.models import FinishReason, GenerateRequest, GenerateRes
 from shoal_workers.gateway.admission import Admission
 from shoal_workers.gateway.engines import Engines
 from shoal_workers.gateway.pieces import Pieces, encode_request
-from shoal_workers.service import ProblemError
+from shoal_workers.service import ProblemError, Token, authorized
+from shoal_workers.service.credentials import as_credential
 from shoal_workers.service.problems import problem_from_body
 
 # More failures than this in a row are no accident of one engine: the caller is told.
@@ -45,10 +46,10 @@ class Figures:
 class Calls:
     """Makes model calls. `timeout` is the longest one engine may take for one call, in seconds."""
 
-    def __init__(self, engines: Engines, admission: Admission, token: str | None, timeout: float = 3600.0) -> None:
+    def __init__(self, engines: Engines, admission: Admission, token: Token, timeout: float = 3600.0) -> None:
         self._engines = engines
         self._admission = admission
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._credential = as_credential(token)
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
         self.figures = Figures()
         self.session: aiohttp.ClientSession | None = None
@@ -109,7 +110,7 @@ class Calls:
         tokens, least = request.prompt_token_ids, request.min_version or 0
         name = await self._admission.acquire(request.session, tokens, least, avoid)
         try:
-            answer = await self._ask(name, body)
+            answer = await authorized(self._credential, lambda headers: self._ask(name, body, headers))
         except ProblemError as error:
             if error.name not in _TRY_ELSEWHERE and error.status != 503:
                 raise
@@ -122,14 +123,14 @@ class Calls:
             self.figures.served_while_updating += 1
         return name, answer
 
-    async def _ask(self, name: str, body: bytes) -> bytes:
+    async def _ask(self, name: str, body: bytes, headers: dict[str, str]) -> bytes:
         known = self._engines.known.get(name)
         if known is None or self.session is None:
             raise ProblemError("engine-not-ready", f"{name} has gone", status=503)
         with known.watched():
             try:
                 async with self.session.post(
-                    known.generate_url, data=body, headers=self._headers, timeout=self._timeout
+                    known.generate_url, data=body, headers=headers, timeout=self._timeout
                 ) as response:
                     answer = await response.read()
                     if response.status >= 400:

@@ -16,7 +16,7 @@ from shoal.api.services.roles.gateway import GatewayConfig
 from shoal_workers.gateway import rollout
 from shoal_workers.gateway.admission import Admission
 from shoal_workers.gateway.known import Known
-from shoal_workers.service import ProblemError, ServiceClient
+from shoal_workers.service import ProblemError, ServiceClient, Token
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Engines:
     """The registry. Reports and outcomes change it, `rollout.plan` decides, tasks carry the updates out."""
 
     def __init__(
-        self, config: GatewayConfig, admission: Admission, token: str | None, clock: Callable[[], float] = monotonic
+        self, config: GatewayConfig, admission: Admission, token: Token, clock: Callable[[], float] = monotonic
     ) -> None:
         self._config = config
         self._admission = admission

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from shoal.api.labels import Role
 from shoal.api.services.roles.gateway import GatewayConfig
 from shoal_workers.gateway.admission import Admission
 from shoal_workers.gateway.calls import Calls
@@ -15,10 +16,13 @@ from shoal_workers.gateway.routes import add_fleet_routes, add_generate_routes, 
 from shoal_workers.gateway.routing import make_router
 from shoal_workers.gateway.sessions import Sessions
 from shoal_workers.gateway.status import Overview
-from shoal_workers.service import ConfigurationError, Identity, ProblemError, Service, open_session
-from shoal_workers.service.auth import Reports
-from shoal_workers.service.config import token as token_of
+from shoal_workers.service import ConfigurationError, Identity, ProblemError, Service, Token, credential, open_session
+from shoal_workers.service.auth import Grant, reports
+from shoal_workers.service.credentials import as_credential
 from shoal_workers.tokens import ChatTokenizer, TemplateError
+
+AGENT_ROUTES = ("/generate", "/sessions/", "/v1/")
+"""What agents call; weights and engines are the trainer's and the operator's."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,22 @@ class Gateway:
 
 def build(config: GatewayConfig, identity: Identity) -> Service:
     """The service; raises ConfigurationError when the tokeniser is not there."""
-    return make_gateway(config, token_of(), token_of("ENGINE")).service
+    return make_gateway(config, credential(), credential(Role.ENGINE), credential(Role.AGENT)).service
 
 
-def make_gateway(config: GatewayConfig, token: str | None = None, engine_token: str | None = None) -> Gateway:
-    """A gateway. Engines accept `engine_token` and report with it; without one, `token` does for both."""
+def make_gateway(
+    config: GatewayConfig, token: Token = None, engine_token: Token = None, agent_token: Token = None
+) -> Gateway:
+    """A gateway. Engines accept `engine_token` and report with it, and `agent_token` samples; without them, `token`
+    does for all.
+    """
     admission = Admission(make_router(config.policy), config.max_in_flight_per_engine, config.queue_limit)
     engines = Engines(config, admission, engine_token or token)
     calls = Calls(engines, admission, engine_token or token)
     sessions = Sessions()
     overview = Overview(engines, admission, calls)
-    service = Service("gateway", overview.status, token=token, reports=Reports("/engines/", engine_token))
+    grants = (reports(as_credential(engine_token), "/engines/"), Grant(as_credential(agent_token), AGENT_ROUTES))
+    service = Service("gateway", overview.status, token=token, grants=grants)
     add_generate_routes(service, calls, sessions)
     add_session_routes(service, sessions)
     add_fleet_routes(service, engines, overview)

@@ -17,7 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from shoal_workers.service.auth import BearerAuth, Reports
+from shoal_workers.service.auth import BearerAuth, Grant
+from shoal_workers.service.credentials import Token, as_credential
 from shoal_workers.service.measure import Measure
 from shoal_workers.service.problems import ProblemError, problem_response
 from shoal_workers.telemetry.setup import tracing
@@ -37,7 +38,7 @@ class Service:
     """One role's HTTP service.
 
     `status` gives the role's status message; `token` guards every route except the probes, /metrics, /status and
-    `public_prefixes`; `reports` have a token of their own. Routes are added to `app`. What must live as long as the
+    `public_prefixes`; `grants` have tokens of their own. Routes are added to `app`. What must live as long as the
     service is added by `lives_with` and is entered in order at start and left in reverse at stop. `stopping` is set as
     soon as a stop is asked for, before open requests are waited for: long polls must watch it.
     """
@@ -47,9 +48,9 @@ class Service:
         role: str,
         status: Status,
         *,
-        token: str | None = None,
+        token: Token = None,
         public_prefixes: Iterable[str] = (),
-        reports: Reports | None = None,
+        grants: Iterable[Grant] = (),
     ) -> None:
         self.role = role
         self.registry = CollectorRegistry()
@@ -60,7 +61,9 @@ class Service:
         self._drains: list[Callable[[], Awaitable[None]]] = []
         self._stop: Callable[[], None] = lambda: None
         self.app = FastAPI(title=f"shoal {role}", docs_url=None, redoc_url=None, lifespan=self._lifespan)
-        self.app.add_middleware(BearerAuth, token=token, public_prefixes=tuple(public_prefixes), reports=reports)
+        self.app.add_middleware(
+            BearerAuth, own=as_credential(token), public_prefixes=tuple(public_prefixes), grants=tuple(grants)
+        )
         self.app.add_middleware(Measure, registry=self.registry)
         if tracing():
             self.app.add_middleware(TraceRequests, role=role)

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -13,6 +14,7 @@ import aiohttp
 import orjson
 from pydantic import BaseModel
 
+from shoal_workers.service.credentials import Token, as_credential, authorized
 from shoal_workers.service.problems import ProblemError, problem_from_body
 from shoal_workers.telemetry.spans import add_context
 
@@ -46,25 +48,31 @@ class ServiceClient:
 
     An answer of 400 or above raises ProblemError; a service that cannot be reached raises ProblemError `unreachable`
     (status 503), one that does not answer in time `timeout` (status 504). Connection failures before the request was
-    sent are retried; a lost answer and 503 are retried only where the call is idempotent. `timeout` is in seconds.
-    `session` (see `open_session`) lets many clients share connections; it is not closed here.
+    sent are retried, and a refused `token` where there is another one; a lost answer and 503 are retried only where
+    the call is idempotent. `timeout` is in seconds. `session` (see `open_session`) lets many clients share
+    connections; it is not closed here.
     """
 
     def __init__(
         self,
         base_url: str,
         *,
-        token: str | None = None,
+        token: Token = None,
         timeout: float = 30.0,
         retries: int = 3,
         session: aiohttp.ClientSession | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._credential = as_credential(token)
         self._timeout = timeout
         self._retries = retries
         self._session = session
         self._shared = session is not None
+
+    @property
+    def token(self) -> str:
+        """The token that is shown now, for clients of others' making; "" for none."""
+        return self._credential.tokens[0] if self._credential else ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,7 +105,10 @@ class ServiceClient:
         limit = self._retries if retries is None else retries
         for attempt in range(limit + 1):
             try:
-                return await self._once(method, path, data, params, timeout or self._timeout)
+                return await authorized(
+                    self._credential,
+                    partial(self._once, method, path, data, params, timeout or self._timeout),
+                )
             except _UnsentError as error:
                 failure: ProblemError = error
             except ProblemError as error:
@@ -128,10 +139,15 @@ class ServiceClient:
         return await self.call("DELETE", path, **options)
 
     async def _once(
-        self, method: str, path: str, data: bytes | None, params: Mapping[str, str] | None, timeout: float
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        params: Mapping[str, str] | None,
+        timeout: float,
+        headers: dict[str, str],
     ) -> Reply:
         session = self._opened()
-        headers = dict(self._headers)
         add_context(headers)
         try:
             async with session.request(

@@ -47,12 +47,6 @@ class Identity:
         )
 
 
-def token(name: str = "", environment: Mapping[str, str] = os.environ) -> str | None:
-    """This role's own bearer token, or with `name` (such as BROKER or POOL_FROZEN_LAKE) another service's."""
-    variable = f"SHOAL_TOKEN_{name}" if name else "SHOAL_TOKEN"
-    return environment.get(variable) or None
-
-
 def load_config(model: type[ConfigT], environment: Mapping[str, str] = os.environ) -> ConfigT:
     """The role's configuration from SHOAL_CONFIG; raises ConfigurationError naming the first wrong field."""
     text = environment.get(CONFIG_VARIABLE)

@@ -9,13 +9,14 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from shoal.api.labels import Role
 from shoal.api.services.roles.trainer import TrainerConfig
 from shoal_workers.service import (
     ConfigurationError,
     Identity,
     Service,
     ServiceClient,
-    token,
+    credential,
 )
 from shoal_workers.service.config import write_termination_message
 from shoal_workers.trainer.cluster import RayLearner
@@ -37,10 +38,10 @@ def assemble(config: TrainerConfig, identity: Identity, learner: LearnerHandle) 
     """The service around a learner. The process ends with status 1 when the driver fails: it starts again from the
     newest checkpoint.
     """
-    data = ServiceClient(config.data_url, token=token("DATA"))
-    gateway = ServiceClient(config.gateway_url, token=token("GATEWAY"))
+    data = ServiceClient(config.data_url, token=credential(Role.DATA))
+    gateway = ServiceClient(config.gateway_url, token=credential(Role.GATEWAY))
     driver = TrainerDriver(config, learner, DataManager(data, identity.name), Gateway(gateway))
-    service = Service("trainer", lambda: driver.status, token=token())
+    service = Service("trainer", lambda: driver.status, token=credential())
 
     @contextlib.asynccontextmanager
     async def driving() -> AsyncIterator[None]:

@@ -39,6 +39,11 @@ class Cache:
         """Those of objects that a pod's start may wait for."""
         return self.reflectors[1:]
 
+    @property
+    def contents(self) -> tuple[Reflector[Json], ...]:
+        """Those of objects whose content lies in volumes."""
+        return (self._secrets, self._config_maps)
+
     def all_services(self) -> list[Json]:
         """Return every Service."""
         return self._services.store.values()

@@ -112,6 +112,8 @@ class Node:
         for reflector in self._cache.references:
             await reflector.synced.wait()
             reflector.on_change(self._on_reference)
+        for reflector in self._cache.contents:
+            reflector.on_change(self._on_content)
         await self._cache.pods.synced.wait()
         self._recover()
         self._cache.pods.on_change(self._on_pod)
@@ -262,6 +264,11 @@ class Node:
         for claim in self._cache.claims():
             if (claim.get("status") or {}).get("phase") != "Bound":
                 self._spawn(self._bind_claim(claim))
+
+    def _on_content(self, change: Change[Json]) -> None:
+        for worker in self._workers.values():
+            if worker.pod.namespace == change.key.namespace:
+                worker.refresh()
 
     async def _bind_claim(self, claim: Json) -> None:
         meta, spec = claim["metadata"], claim.get("spec") or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ Json = dict[str, Any]
 OWN = frozenset({"/tmp", "/dev/shm"})
 """Where every process of this machine may write. An empty volume mounted there is left out: its path would be replaced
 wherever it begins another one, in a job's folder below /tmp for example."""
+
+
+_REFRESHED = frozenset({"secret", "configMap", "projected"})
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,16 @@ class VolumeMaker:
                 raise StartError(f'volume "{mount["name"]}": {error}') from error
             found[str(mount["mountPath"])] = str(real)
         return found
+
+    def refresh(self) -> None:
+        """Write the files anew of volumes that were made and whose Secret or ConfigMap has changed, as kubelet does.
+
+        What cannot be read now stays as it is.
+        """
+        for volume in self._pod.spec.get("volumes") or ():
+            if not _REFRESHED.isdisjoint(volume) and self._folder.volume(str(volume["name"])).exists():
+                with suppress(ConfigError, OSError):
+                    self._make(volume)
 
     def _make(self, volume: Json) -> Path:
         makers: Mapping[str, Callable[[str, Json], Path]] = {

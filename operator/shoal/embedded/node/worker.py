@@ -16,6 +16,7 @@ from shoal.embedded.node.runner import ContainerRunner
 from shoal.embedded.node.status import Place, build_status, is_ready
 from shoal.embedded.node.surroundings import Surroundings
 from shoal.embedded.node.variables import Setting
+from shoal.embedded.node.volumes import VolumeMaker
 from shoal.kube.errors import ApiError, ConflictError, NotFoundError
 from shoal.kube.resources import PODS
 
@@ -36,7 +37,7 @@ class PodWorker:
         self.record = record
         self._folder = folder
         self._around = around
-        setting = Setting(record.ip, around.host_ip, around.capacity, around.base_variables)
+        setting = self._setting = Setting(record.ip, around.host_ip, around.capacity, around.base_variables)
         self.runners = {
             container.name: ContainerRunner(container, folder, around, setting, self.poke)
             for container in pod.containers
@@ -78,6 +79,11 @@ class PodWorker:
             if record.waiting_reason:
                 record.retry_at = 0.0
                 self.poke()
+
+    def refresh(self) -> None:
+        """Bring what has changed of Secrets and ConfigMaps to the volumes of containers that run."""
+        if self.running:
+            VolumeMaker(self.pod, self._folder, self._around.objects, self._around.claims, self._setting).refresh()
 
     def vanish(self) -> None:
         """The object is gone: end the processes and forget the pod."""

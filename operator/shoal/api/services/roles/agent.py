@@ -18,11 +18,11 @@ class HarnessConfig(Message):
 
 
 class PoolAccess(Message):
-    """Where the leases of one environment come from; the token is in the variable `token_variable`."""
+    """Where the leases of one environment come from; `credential` is the folder of the token."""
 
     name: str
     broker_url: str
-    token_variable: str
+    credential: str
 
 
 class AgentConfig(RoleConfig):
