@@ -103,7 +103,7 @@ def test_no_wildcard_and_nothing_that_leads_to_more(helm: Helm) -> None:
                 assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
                 assert "nonResourceURLs" not in rule
     secrets = {verb for group, resource, verb in listed(*Scope) if (group, resource) == ("", "secrets")}
-    assert secrets == {"list", "watch", "create"}
+    assert secrets == {"list", "watch", "create", "patch"}
     assert not [use for use in listed(*Scope) if use[1] in ("pods/exec", "pods/attach", "nodes", "configmaps")]
 
 
