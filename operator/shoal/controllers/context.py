@@ -17,13 +17,15 @@ from shoal.controllers.status import StatusWriter
 from shoal.controllers.stored import read_conditions
 from shoal.controllers.world import World
 from shoal.engine.clock import Clock
+from shoal.engine.manager import Result
 from shoal.engine.scrape import Scraper
 from shoal.kube.discovery import Neighbours
 from shoal.kube.errors import InvalidError
 from shoal.planner import conditions
-from shoal.planner.actions import Action
+from shoal.planner.actions import Plan
 from shoal.planner.conditions import Verdict
 from shoal.planner.observed import PodView
+from shoal.planner.times import soonest
 from shoal.planner.tokens import TokenPolicy, plan_tokens
 
 log = logging.getLogger(__name__)
@@ -56,11 +58,15 @@ class Context:
         """Seconds since the epoch."""
         return self.clock.wall().timestamp()
 
-    def renewals(self, uid: str) -> tuple[list[Action], float | None]:
-        """What is to be done about the tokens of a resource now, and the seconds until there may be more."""
-        return plan_tokens(self.world.tokens_of(uid), self.tokens, self.now)
+    async def carry_out(self, subject: Subject, body: Json, plan: Plan) -> Result:
+        """Report and do what a plan decided, renew tokens that are due, and say when to look again."""
+        uid = subject.owner.uid
+        renewals, renewed_in = plan_tokens(self.world.tokens_of(uid), self.tokens, self.now)
+        await self.status.write(subject.resource, body, plan.status)
+        await self.effects.perform(subject, [*renewals, *plan.actions])
+        return Result(self._requeue(uid, soonest(plan.requeue_after, renewed_in)))
 
-    def requeue(self, uid: str, seconds: float | None) -> float | None:
+    def _requeue(self, uid: str, seconds: float | None) -> float | None:
         """When to look again: as planned, when a status may be written that was put off, and soon while a service does
         not answer, since no event will tell.
         """

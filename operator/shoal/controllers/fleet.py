@@ -29,7 +29,6 @@ from shoal.planner.fleet import FleetDesired, FleetObserved, FleetReading, expec
 from shoal.planner.holders import LEADER_WORKER_SET
 from shoal.planner.observed import PodView, Reading
 from shoal.planner.sizing import ScaleMemory
-from shoal.planner.times import soonest
 
 Json = dict[str, Any]
 
@@ -75,10 +74,7 @@ class FleetController:
             context.now,
         )
         self._memory[owner.uid] = plan.memory
-        await context.status.write(ROLLOUT_FLEETS, body, plan.status)
-        renewals, renewed_in = context.renewals(owner.uid)
-        await context.effects.perform(subject, [*renewals, *plan.actions])
-        return Result(context.requeue(owner.uid, soonest(plan.requeue_after, renewed_in)))
+        return await context.carry_out(subject, body, plan)
 
     def _observe(self, owner: Owner, body: Json, pods: list[PodView], spec: RolloutFleetSpec) -> FleetObserved:
         context = self._context

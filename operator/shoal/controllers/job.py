@@ -1,5 +1,6 @@
 """RLJob: observe, plan, apply, report."""
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,7 +32,6 @@ from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReadin
 from shoal.planner.observed import PodView, Reading
 from shoal.planner.queueing import QueueDecision, plan_queue
 from shoal.planner.ray import NO_CLUSTER, RayView
-from shoal.planner.times import soonest
 
 Json = dict[str, Any]
 
@@ -69,11 +69,9 @@ class JobController:
         spec = kueue.placed(spec, queue.admission)
         observed = self._observe(owner, body, pods, spec, queue)
         plan = plan_job(spec, build(owner, spec, context, observed.ray), observed, context.now)
-        await context.status.write(RL_JOBS, body, plan.status)
-        renewals, renewed_in = context.renewals(owner.uid)
-        await context.effects.perform(subject, [*renewals, *plan.actions])
-        soon = RETRY_SECONDS if queue.retry else soonest(plan.requeue_after, renewed_in)
-        return Result(context.requeue(owner.uid, soon))
+        if queue.retry:
+            plan = replace(plan, requeue_after=RETRY_SECONDS)
+        return await context.carry_out(subject, body, plan)
 
     async def _queue(self, owner: Owner, body: Json, spec: RLJobSpec) -> QueueDecision:
         context = self._context

@@ -31,7 +31,6 @@ from shoal.planner.pool import (
     plan_pool,
 )
 from shoal.planner.sizing import Refill, ScaleMemory
-from shoal.planner.times import soonest
 
 Json = dict[str, Any]
 
@@ -75,10 +74,7 @@ class PoolController:
         plan = plan_pool(spec, desired, observed, self._memory.get(owner.uid, {}), context.now)
         self._memory[owner.uid] = plan.memory
         self._refills[owner.uid] = refill.less(created_members(plan))
-        await context.status.write(ENVIRONMENT_POOLS, body, plan.status)
-        renewals, renewed_in = context.renewals(owner.uid)
-        await context.effects.perform(subject, [*renewals, *plan.actions])
-        return Result(context.requeue(owner.uid, soonest(plan.requeue_after, renewed_in)))
+        return await context.carry_out(subject, body, plan)
 
     def _watch_broker(self, uid: str, broker: PodView | None) -> None:
         targets = {Role.BROKER: Target(url_of(broker), BrokerStatus)} if broker else {}
