@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,8 @@ def main(names: tuple[str, ...], expression: str, skip_unavailable: bool, instal
     Exit status 1 when one failed, or when a provider that was named cannot be used.
     """
     console = Console(highlight=False)
+    # As Ctrl-C: what was begun is cleared away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if install:
         isolation.install()
     chosen = [PROVIDERS[name] for name in names or PROVIDERS]
@@ -78,7 +81,7 @@ def main(names: tuple[str, ...], expression: str, skip_unavailable: bool, instal
 def sound(outcomes: Results) -> bool:
     """Whether something ran, and nothing failed."""
     kinds = {outcome.outcome for outcome in outcomes.values()}
-    return "passed" in kinds and "failed" not in kinds
+    return "passed" in kinds and kinds <= {"passed", "skipped"}
 
 
 def run(provider: Provider, expression: str) -> Results:
@@ -87,12 +90,14 @@ def run(provider: Provider, expression: str) -> Results:
         file = Path(folder) / "results.json"
         command = [sys.executable, "-m", "pytest", "e2e/scenarios", "-m", "slow", "-s", "-x", "-p", "no:cacheprovider"]
         command += [f"--provider={provider.name}", f"--results={file}", *(["-k", expression] * bool(expression))]
-        environment = {**os.environ, **provider.prepare()}
-        subprocess.run(provider.command(command), cwd=ROOT, env=environment, check=False)
+        with provider.prepared() as variables:
+            environment = {**os.environ, **variables}
+            done = subprocess.run(provider.command(command), cwd=ROOT, env=environment, check=False)
         rows = json.loads(file.read_text()) if file.exists() else {}
-    if not rows:
-        return {"(none)": Outcome("failed", 0.0, "no scenario was run; see above")}
-    return {node.rpartition("/")[2]: Outcome(**row) for node, row in rows.items()}
+    results = {node.rpartition("/")[2]: Outcome(**row) for node, row in rows.items()}
+    if done.returncode != 0 and sound(results):
+        results["(pytest)"] = Outcome("failed", 0.0, f"exit status {done.returncode}; see above")
+    return results or {"(none)": Outcome("failed", 0.0, "no scenario was run; see above")}
 
 
 def table(results: dict[str, Results]) -> Table:

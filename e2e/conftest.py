@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -25,21 +26,45 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Results(results))
 
 
+@dataclass
+class Row:
+    """What is known of one scenario."""
+
+    outcome: str = "not run"
+    seconds: float = 0.0
+    reason: str = "a scenario before it failed, or everything was ended"
+
+
 class Results:
-    """Outcome and seconds of each scenario."""
+    """Outcome and seconds of each scenario, on disk at any moment: who reads it may do so because pytest was killed."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._rows: dict[str, dict[str, object]] = {}
+        self._rows: dict[str, Row] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Enter all scenarios that are to be run."""
+        self._rows = {item.nodeid: Row() for item in session.items}
+        self._write()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Until its end a scenario has not passed."""
+        self._rows[nodeid] = Row("unfinished", reason="it was ended before it was over")
+        self._write()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the first outcome that is not a pass, and the seconds of all three phases."""
-        row = self._rows.setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0, "reason": ""})
-        row["seconds"] = float(str(row["seconds"])) + report.duration
-        if report.outcome != "passed" and row["outcome"] == "passed":
-            row["outcome"] = report.outcome
-            row["reason"] = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext[-400:]
-        self._file.write_text(json.dumps(self._rows))
+        row = self._rows[report.nodeid]
+        row.seconds += report.duration
+        if report.outcome != "passed" and row.outcome == "unfinished":
+            row.outcome = report.outcome
+            row.reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext[-400:]
+        elif report.when == "teardown" and row.outcome == "unfinished":
+            row.outcome, row.reason = "passed", ""
+        self._write()
+
+    def _write(self) -> None:
+        self._file.write_text(json.dumps({node: asdict(row) for node, row in self._rows.items()}))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -95,8 +95,11 @@ class Provider(Protocol):
     def unavailable(self) -> str | None:
         """Why it cannot be used on this machine; None when it can."""
 
-    def prepare(self) -> Mapping[str, str]:
-        """Get ready what needs time or the network, such as images; variables that `cluster` finds it by."""
+    def prepared(self) -> AbstractContextManager[Mapping[str, str]]:
+        """Get ready what needs time or the network, such as images: variables that `cluster` finds it by.
+
+        When the block is left, what the provider's clusters did to this machine is undone, however they ended.
+        """
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` where the provider's clusters can be started and reached."""

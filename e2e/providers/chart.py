@@ -36,6 +36,10 @@ class Helm:
             raise ClusterError(f"helm {' '.join(args)}: {done.stderr.strip()}")
         return done.stdout
 
+    def installed(self) -> bool:
+        """Whether the release is there."""
+        return RELEASE in self("list", "--all", "--short").split()
+
     def upgrade(self, values: Json, chart: Path = CHART) -> None:
         """Install or upgrade; returns when the operator is ready."""
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:

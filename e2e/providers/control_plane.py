@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from e2e.providers.base import Cluster, ClusterError, Feature
@@ -33,9 +33,9 @@ class ControlPlaneProvider:
             return str(error)
         return None
 
-    def prepare(self) -> Mapping[str, str]:
+    def prepared(self) -> AbstractContextManager[Mapping[str, str]]:
         """Nothing."""
-        return {}
+        return nullcontext({})
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """As it is."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from e2e.providers.base import Cluster, Feature, Json
-from e2e.providers.chart import VALUES, Helm
+from e2e.providers.base import Cluster, ClusterError, Feature, Json
+from e2e.providers.chart import NAMESPACE, RELEASE, VALUES, Helm
 
 VARIABLES = ("SHOAL_E2E_KUBECONFIG", "SHOAL_E2E_IMAGE_PREFIX", "SHOAL_E2E_IMAGE_TAG", "SHOAL_E2E_MODEL")
 
@@ -32,9 +32,9 @@ class ExistingProvider:
         absent = [tool for tool in ("kubectl", "helm") if shutil.which(tool) is None]
         return f"not installed: {', '.join(absent)}" if absent else None
 
-    def prepare(self) -> Mapping[str, str]:
+    def prepared(self) -> AbstractContextManager[Mapping[str, str]]:
         """Nothing."""
-        return {}
+        return nullcontext({})
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """As it is."""
@@ -56,11 +56,13 @@ class ExistingProvider:
             return {"persistentVolumeClaim": {"claimName": "shoal-e2e"}}
 
         cluster.storage, cluster.model = storage, lambda _: os.environ["SHOAL_E2E_MODEL"]
-        helm.upgrade(values)
+        if helm.installed():
+            raise ClusterError(f"release {RELEASE} in {NAMESPACE} is somebody's already: uninstall it first")
         try:
+            helm.upgrade(values)
             yield cluster
         finally:
-            helm("uninstall", "shoal", "--wait")
+            helm("uninstall", RELEASE, "--wait", "--ignore-not-found")
 
 
 def claim(namespace: str) -> Json:

@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import yaml
 
-from e2e.providers.base import Cluster, Feature, Json
+from e2e.providers.base import Cluster, ClusterError, Feature, Json
 from e2e.providers.chart import VALUES, Helm
 from e2e.providers.examples import ROOT, ensure_model
 from e2e.providers.volume import EXAMPLE, MODELS, host_volume
@@ -38,9 +38,9 @@ class KindProvider:
         answers = subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0
         return None if answers else f"{engine} does not answer"
 
-    def prepare(self) -> Mapping[str, str]:
+    def prepared(self) -> AbstractContextManager[Mapping[str, str]]:
         """Nothing."""
-        return {}
+        return nullcontext({})
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """As it is."""
@@ -54,6 +54,7 @@ class KindProvider:
         shutil.copytree(ensure_model(), shared / MODELS / EXAMPLE)
         images, kubeconfig = folder / "images", folder / "kubeconfig"
         build = [sys.executable, "-m", "images", "build", "--tool", self._engine(), "--tag", "e2e"]
+        build += ["--accelerator", "cpu"]
         subprocess.run([*build, "--output", str(images)], check=True, cwd=ROOT)
         nodes = [{"role": "control-plane", "extraMounts": [{"hostPath": str(shared), "containerPath": MOUNT}]}]
         config = {"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": nodes}
@@ -66,8 +67,11 @@ class KindProvider:
             "--config=-",
             "--wait=120s",
         ]
-        subprocess.run(create, input=yaml.safe_dump(config), text=True, check=True)
+        there = subprocess.run(["kind", "get", "clusters"], capture_output=True, text=True, check=True).stdout.split()
+        if NAME in there:
+            raise ClusterError(f"a cluster of this name is there already: kind delete cluster --name {NAME}")
         try:
+            subprocess.run(create, input=yaml.safe_dump(config), text=True, check=True)
             for archive in sorted(images.glob("*.tar")):
                 subprocess.run(["kind", "load", "image-archive", f"--name={NAME}", str(archive)], check=True)
             values: Json = {**VALUES, "image": {"tag": "e2e", "pullPolicy": "Never"}}

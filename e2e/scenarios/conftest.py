@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import json
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,6 @@ import pytest
 
 from e2e.providers import PROVIDERS, Cluster
 from e2e.providers.base import Feature
-
-NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +39,13 @@ def needs(request: pytest.FixtureRequest, cluster: Cluster) -> None:
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace that takes restricted pods alone where pods are containers; it is gone afterwards."""
-    name = f"e2e-{next(NUMBERS)}"
+    name = f"e2e-{secrets.token_hex(3)}"
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     if Feature.CONTAINERS in cluster.features:
         body["metadata"] = {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
-    cluster.apply(body)
+    cluster.kubectl("create", "-f", "-", stdin=json.dumps(body))
     yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=120s", check=False)
+    cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=180s")
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ def test_the_other_operator_decides_after_a_kill(cluster: Cluster, namespace: st
     seconds = cluster.until(lambda: len(cluster.list("pods", namespace, members)) == 2, "a decision", 60, pause=0.2)
     print(f"decided {seconds:.1f} s after the leader was killed")
     assert seconds <= SECONDS
+    assert holder(cluster) != leader, "the operator that was killed came back and decided, and not the other one"
     assert len(cluster.list("pods", namespace, members)) == 2
 
 

@@ -1,6 +1,6 @@
 """A real Kubernetes node on this machine: control plane, containerd, kubelet, kube-proxy, DNS, and Shoal's own images.
 
-Needs root, and leaves nothing behind: everything runs inside one `unshare`.
+Needs root, and leaves nothing behind: everything runs inside one `unshare`, and `traces` undoes what gets out of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from e2e.providers.base import Cluster, Feature, Json
 from e2e.providers.chart import VALUES, Helm
 from e2e.providers.daemons import Daemons
 from e2e.providers.examples import ROOT, ensure_model
-from e2e.providers.full_node import isolation, network
+from e2e.providers.full_node import isolation, network, traces
 from e2e.providers.full_node.control_plane import ControlPlane
 from e2e.providers.full_node.node import Node
 from e2e.providers.full_node.pause import write_pause_image
@@ -32,6 +32,8 @@ TAG = "e2e"
 PREFIX = "localhost/shoal"
 ARCHIVES = "SHOAL_E2E_IMAGES"
 """A folder with image archives that are there already; they are built without it."""
+STATE = "SHOAL_E2E_STATE"
+"""The folder of everything that the cluster writes."""
 BUILD = ROOT / "build" / "e2e"
 """What is built stays, so that the next run builds what has changed alone."""
 
@@ -52,9 +54,17 @@ class FullNodeProvider:
             return f"{programs} has no {', '.join(absent)}"
         return isolation.missing()
 
-    def prepare(self) -> Mapping[str, str]:
+    @contextmanager
+    def prepared(self) -> Iterator[Mapping[str, str]]:
         """Build the images: inside there is no network."""
-        return {ARCHIVES: os.environ.get(ARCHIVES) or str(build_images())}
+        archives = os.environ.get(ARCHIVES) or str(build_images())
+        # Short: containerd refuses long socket paths. Nothing in it is worth keeping.
+        state = Path(tempfile.mkdtemp(prefix="shoal-node-"))
+        with traces.undone():
+            try:
+                yield {ARCHIVES: archives, STATE: str(state)}
+            finally:
+                shutil.rmtree(state, ignore_errors=True)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """Inside namespaces of its own."""
@@ -64,8 +74,7 @@ class FullNodeProvider:
     def cluster(self, folder: Path) -> Iterator[Cluster]:
         """The node with Shoal installed by its chart."""
         programs, daemons = find_programs(), Daemons(folder / "logs")
-        # containerd refuses long socket paths, and nothing of this is worth keeping.
-        state = Path(tempfile.mkdtemp(prefix="shoal-node-"))
+        state = Path(os.environ[STATE])
         try:
             network.prepare()
             control_plane = ControlPlane(programs, state / "control-plane", daemons)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import secrets
 import socket
 from dataclasses import dataclass, field
 from functools import partial
@@ -131,7 +132,8 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
 def _elector(client: KubeClient, settings: OperatorSettings) -> LeaderElector | None:
     if not settings.leader_elect:
         return None
-    identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}"
+    # The random part tells a container that was restarted in its pod from the one before: its lease is another's.
+    identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{secrets.token_hex(4)}"
     return LeaderElector(client, namespace=_lease_namespace(settings), identity=identity)
 
 

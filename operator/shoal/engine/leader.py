@@ -86,7 +86,7 @@ def decide(holder: Holder, seen_at: float, identity: str, now: float) -> Move:
 
 
 class LeaderElector:
-    """One candidate. `identity` must be unique (pod name and UID, or host, process id and a random part)."""
+    """One candidate. `identity` must be unique to this process (pod name and a random part)."""
 
     def __init__(
         self,
