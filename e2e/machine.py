@@ -14,11 +14,9 @@ from typing import Any
 
 import yaml
 
+from e2e.providers.examples import EXAMPLE
 from shoal.api.services.report import RunReport
 
-ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "examples" / "frozenlake" / "job.yaml"
-MODEL = Path("/tmp/shoal/models/frozenlake")
 PROGRAMS = {
     "operator": "shoal.cli.main operator",
     "environment": "shoal_workers.environment",
@@ -29,13 +27,6 @@ PROGRAMS = {
     "gateway": "shoal_workers.gateway",
     "agent": "shoal_workers.agent",
 }
-
-
-def ensure_model() -> None:
-    """Build the example's model unless it is there."""
-    if not (MODEL / "model.safetensors").exists():
-        build = [sys.executable, str(ROOT / "examples" / "frozenlake" / "build_model.py"), "--out", str(MODEL)]
-        subprocess.run(build, check=True, capture_output=True)
 
 
 @dataclass

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.machine import Machine, ensure_model
+from e2e.machine import Machine
+from e2e.providers.examples import ensure_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

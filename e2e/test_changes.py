@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from e2e.machine import Machine, ensure_model
+from e2e.machine import Machine
+from e2e.providers.examples import ensure_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -72,7 +73,6 @@ def test_replicas_template_suspend_and_resume(machine: Machine) -> None:
     one = lambda: status(machine, "rolloutfleets", fleet).get("replicas") == 1  # noqa: E731
     print("1 engine:", machine.until(one, "one engine is drained", SECONDS))
 
-    step = machine.step()
     patch(machine, "rljobs", "frozenlake", {"spec": {"suspend": True}})
 
     def resting() -> bool:
@@ -80,6 +80,7 @@ def test_replicas_template_suspend_and_resume(machine: Machine) -> None:
         return job == "Suspended" and status(machine, pools, lake).get("replicas") == 0
 
     print("suspended:", machine.until(resting, "the job and what it owns rest", SECONDS))
+    step = machine.step()
     patch(machine, "rljobs", "frozenlake", {"spec": {"suspend": False}})
     print("resumed:", machine.until(lambda: machine.step() > step, "training goes on where it was", 3 * SECONDS))
     assert machine.wait(400) == 0, machine.log[-3000:]

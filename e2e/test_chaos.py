@@ -1,4 +1,4 @@
-"""SIGKILL of every kind of process, one after the other, while a real model learns: `python -m pytest e2e -m slow`.
+"""SIGKILL of the operator and of every role, one after the other, while a real model learns.
 
 The run still completes, the policy is as good as ever, no trajectory is trained twice or lost, and no process is left.
 """
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.machine import Machine, ensure_model
+from e2e.machine import Machine
+from e2e.providers.examples import ensure_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

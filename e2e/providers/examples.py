@@ -12,8 +12,7 @@ MODEL = Path("/tmp/shoal/models/frozenlake")
 
 
 def ensure_model() -> Path:
-    """The model's folder; it is built first where it is not there."""
-    if not (MODEL / "model.safetensors").exists():
-        build = [sys.executable, str(ROOT / "examples" / "frozenlake" / "build_model.py"), "--out", str(MODEL)]
-        subprocess.run(build, check=True, capture_output=True)
+    """The model's folder; it is built first where it is not there, or was built by another recipe."""
+    build = [sys.executable, str(ROOT / "examples" / "frozenlake" / "build_model.py"), "--out", str(MODEL)]
+    subprocess.run(build, check=True, capture_output=True)
     return MODEL

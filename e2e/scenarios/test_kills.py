@@ -1,4 +1,4 @@
-"""SIGKILL of one process of every role while a model learns: the job goes on, and no reward is invented."""
+"""SIGKILL of one process of every role while a model learns: the job goes on, and trains whole groups alone."""
 
 from __future__ import annotations
 

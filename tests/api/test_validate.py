@@ -32,3 +32,18 @@ def test_knows_kind_and_version() -> None:
     assert validate_manifest({**JOB, "kind": "RLJobs"})[0].path == "kind"
     assert validate_manifest({**JOB, "apiVersion": "rl.shoal.dev/v1"})[0].path == "apiVersion"
     assert validate_manifest({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}) == []
+
+
+@pytest.mark.parametrize(
+    ("metadata", "path"),
+    [
+        ({"name": "Bad_Name"}, "metadata.name"),
+        ({"name": None}, "metadata.name"),
+        ({"name": "x", "namespase": "y"}, "metadata.namespase"),
+        ({"name": "x", "labels": {"a": [1]}}, "metadata.labels.a"),
+        ({"name": "x", "annotations": "none"}, "metadata.annotations"),
+        (3, "metadata"),
+    ],
+)
+def test_names_what_is_wrong_with_metadata(metadata: object, path: str) -> None:
+    assert [problem.path for problem in validate_manifest({**JOB, "metadata": metadata})] == [path]

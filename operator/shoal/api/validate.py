@@ -3,6 +3,7 @@
 Rules that compare with an older object are left to the API server, which alone has one.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,17 @@ from shoal.api.v1alpha1 import API_VERSION, GROUP, KINDS
 Json = dict[str, Any]
 
 
+_SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+"""RFC 1123, as Kubernetes has names."""
+_METADATA = frozenset(
+    (
+        *("name", "generateName", "namespace", "labels", "annotations", "finalizers", "ownerReferences", "uid"),
+        *("resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+        *("managedFields", "selfLink"),
+    )
+)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong, and where."""
@@ -26,9 +38,9 @@ class Problem:
 
 
 def validate_manifest(document: Json) -> list[Problem]:
-    """Everything that is wrong with a manifest of Shoal's; objects of other API groups are not looked at."""
+    """Everything that is wrong with a manifest of Shoal's; nothing about objects of other groups, see `is_ours`."""
     api_version, kind = str(document.get("apiVersion", "")), str(document.get("kind", ""))
-    if api_version.partition("/")[0] != GROUP:
+    if not is_ours(document):
         return []
     if api_version != API_VERSION:
         return [Problem("apiVersion", f"{api_version!r} is not served; use {API_VERSION}")]
@@ -47,8 +59,35 @@ def validate_manifest(document: Json) -> list[Problem]:
         spec = spec_model.model_validate(document["spec"])
     except ValidationError as error:
         return [Problem(_path("spec", each["loc"]), _words(each)) for each in error.errors()]
-    root = {"metadata": document.get("metadata") or {}, "spec": spec.to_json()}
-    return [*_broken(model.cel, root, ""), *_walk(spec, "spec")]
+    metadata = document.get("metadata") or {}
+    if problems := list(_metadata(metadata)):
+        return problems
+    return [*_broken(model.cel, {"metadata": metadata, "spec": spec.to_json()}, ""), *_walk(spec, "spec")]
+
+
+def is_ours(document: Json) -> bool:
+    """Whether the manifest is of Shoal's API group."""
+    return str(document.get("apiVersion", "")).partition("/")[0] == GROUP
+
+
+def _metadata(metadata: Any) -> Iterator[Problem]:
+    """What is wrong with the part that all kinds share."""
+    if not isinstance(metadata, dict):
+        yield Problem("metadata", "must be an object")
+        return
+    name = metadata.get("name")
+    if not isinstance(name, str) or len(name) > 253 or not re.fullmatch(_SUBDOMAIN, name):
+        yield Problem("metadata.name", f"must be lower-case letters, digits, '-' and '.' (got {name!r})")
+    for field in sorted(set(metadata) - _METADATA):
+        yield Problem(f"metadata.{field}", "unknown field")
+    for field in ("labels", "annotations"):
+        entries = metadata.get(field) or {}
+        if not isinstance(entries, dict):
+            yield Problem(f"metadata.{field}", "must be an object")
+            continue
+        for key, value in entries.items():
+            if not isinstance(value, str):
+                yield Problem(f"metadata.{field}.{key}", f"must be text (got {value!r})")
 
 
 def _walk(value: Any, path: str) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from shoal.cli.errors import UserError
 from shoal.kube.client import KubeClient
+from shoal.kube.credentials import CredentialsError
 from shoal.kube.errors import ApiError, InvalidError
 from shoal.kube.kubeconfig import find_source, kubeconfig_source
 from shoal.kube.resources import (
@@ -104,11 +105,13 @@ class Cluster:
 
 @asynccontextmanager
 async def connect(kubeconfig: Path | None, namespace: str) -> AsyncIterator[Cluster]:
-    """A cluster by kubeconfig (default: $KUBECONFIG, then in-cluster). Raises `UserError` when it does not answer."""
+    """A cluster by kubeconfig (default: as `find_source`). Raises `UserError` where none is or answers."""
     try:
         source = kubeconfig_source(kubeconfig) if kubeconfig else find_source()
         async with KubeClient(source, field_manager="shoal-cli") as client:
             await client.get_path("/version")
             yield Cluster(client, namespace)
+    except CredentialsError as error:
+        raise UserError(f"{error} (`shoal up` starts a control plane on this machine)") from error
     except ApiError as error:
         raise UserError(str(error)) from error

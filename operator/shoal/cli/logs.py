@@ -29,6 +29,9 @@ def command(
 ) -> None:
     """Print the log of a role's pods: of an RLJob, its pools (environment, broker) or its fleet (engine, gateway)."""
 
+    if follow and previous:
+        raise click.UsageError("--follow and --previous exclude each other: a run that has ended says no more")
+
     async def show() -> None:
         async with connect(resolve_kubeconfig(kubeconfig), namespace) as cluster:
             pods = await pods_of(cluster, job, role)

@@ -34,17 +34,25 @@ def _read(file: Path) -> list[Json]:
         parsed = [document for document in yaml.safe_load_all(file.read_text()) if document is not None]
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not a text file") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not YAML: {error}") from error
     for number, document in enumerate(parsed, 1):
-        if not isinstance(document, dict):
-            raise UserError(f"{file}: document {number} is not an object")
-        for field in ("apiVersion", "kind", "metadata"):
-            if field not in document:
-                raise UserError(f"{file}: document {number}: {field} is missing")
-        if not isinstance(document["metadata"], dict) or "name" not in document["metadata"]:
-            raise UserError(f"{file}: document {number}: metadata.name is missing")
+        check_identity(document, f"{file}: document {number}")
     return parsed
+
+
+def check_identity(document: Any, place: str) -> None:
+    """Raises `UserError`, which begins with `place`, for what does not say which object it is."""
+    if not isinstance(document, dict):
+        raise UserError(f"{place} is not an object")
+    for field in ("apiVersion", "kind"):
+        if not isinstance(document.get(field), str):
+            raise UserError(f"{place}: {field} is missing, or no text")
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        raise UserError(f"{place}: metadata.name is missing, or no text")
 
 
 def set_field(document: Json, assignment: str) -> None:
@@ -59,7 +67,10 @@ def set_field(document: Json, assignment: str) -> None:
     target: Any = document
     for part in parents:
         target = _step(target, part, assignment)
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {assignment}: not YAML: {error}") from error
     if isinstance(target, list):
         target[_index(target, last, assignment)] = value
     elif isinstance(target, dict):

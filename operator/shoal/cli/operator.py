@@ -1,21 +1,22 @@
 """`shoal operator`: run the operator in the foreground; its pod's command."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 
-from shoal.cli.options import DURATION
+from shoal.cli.options import CREDENTIALS_HELP, DURATION, LISTEN
 
 
 @click.command()
 @click.option(
     "--kubeconfig",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Default: in-cluster, then $KUBECONFIG.",
+    help=f"Default: {CREDENTIALS_HELP}.",
 )
 @click.option("--namespace", help="Watch this namespace alone; default: all.")
-@click.option("--image-tag", default="latest", show_default=True, help="Tag of the images that pods run.")
+@click.option("--image-tag", default="", help="Tag of the images that pods run; default: Shoal's version.")
 @click.option("--image", "images", multiple=True, metavar="ROLE=IMAGE", help="Image of one role; may be repeated.")
 @click.option(
     "--image-pull-policy",
@@ -34,7 +35,9 @@ from shoal.cli.options import DURATION
 @click.option(
     "--workers", default=8, show_default=True, type=click.IntRange(1, 256), help="Resources reconciled at once."
 )
-@click.option("--metrics-listen", default="", metavar="HOST:PORT", help="Serve /metrics and /healthz here.")
+@click.option(
+    "--metrics-listen", default="", metavar="HOST:PORT", type=LISTEN, help="Serve /metrics and /healthz here."
+)
 @click.option(
     "--leader-elect/--no-leader-elect", default=False, show_default=True, help="Needed with more than one replica."
 )
@@ -92,7 +95,7 @@ def command(
         OperatorSettings(
             kubeconfig=kubeconfig,
             namespace=namespace,
-            images=Images(image_tag, overrides, pull_policy, pull_secrets),
+            images=Images(image_tag or version("shoal"), overrides, pull_policy, pull_secrets),
             workers=workers,
             metrics_listen=metrics_listen,
             leader_elect=leader_elect,

@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
+CREDENTIALS_HELP = "$KUBECONFIG, then the pod's service account, then ~/.kube/config"
 kubeconfig_option = click.option(
     "--kubeconfig",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Default: the control plane that `shoal up` started, then $KUBECONFIG, then in-cluster.",
+    help=f"Default: the control plane that `shoal up` started, then {CREDENTIALS_HELP}.",
 )
 namespace_option = click.option("-n", "--namespace", default="default", show_default=True)
 
@@ -30,6 +31,22 @@ class _Duration(click.ParamType[float]):
 
 
 DURATION = _Duration()
+
+
+class _Listen(click.ParamType[str]):
+    """An address to listen on; "" for none."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text itself."""
+        _, colon, port = str(value).rpartition(":")
+        if value and not (colon and port.isdigit() and int(port) < 65536):
+            self.fail(f"{value!r}: expected HOST:PORT, such as 0.0.0.0:8080 or [::]:8080", param, ctx)
+        return str(value)
+
+
+LISTEN = _Listen()
 
 
 def default_state_dir() -> Path:

@@ -15,7 +15,7 @@ import click
 from shoal.api.validate import validate_manifest
 from shoal.cli.cluster import Cluster, connect
 from shoal.cli.errors import JobFailedError, UserError
-from shoal.cli.manifests import read_manifests, set_field
+from shoal.cli.manifests import check_identity, read_manifests, set_field
 from shoal.cli.options import namespace_option
 from shoal.cli.progress import Progress
 from shoal.cli.report import Report, Usage, fetch_report, summary, write_curve
@@ -65,7 +65,7 @@ class RunOptions:
 )
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     help="Keep the control plane's state here, so that a later run resumes the job.",
 )
 @click.option("--report-dir", type=click.Path(path_type=Path), default=Path("shoal-report"), show_default=True)
@@ -104,6 +104,7 @@ def _adjust(documents: list[Json], seed: int | None, assignments: tuple[str, ...
             set_field(job, f"spec.seed={seed}")
         for assignment in assignments:
             set_field(job, assignment)
+            check_identity(job, f"--set {assignment}")
 
 
 def _jobs(documents: list[Json]) -> list[Json]:

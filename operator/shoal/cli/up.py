@@ -17,7 +17,11 @@ from shoal.cli.options import default_state_dir
     show_default=True,
     help="kube-apiserver: the real one, from the folder that KUBEBUILDER_ASSETS names.",
 )
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Default: $SHOAL_STATE_DIR or ~/.local/state/shoal.")
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Default: $SHOAL_STATE_DIR or ~/.local/state/shoal.",
+)
 def command(control_plane: str, state_dir: Path | None) -> None:
     """Start a control plane in the background, with the operator and the CustomResourceDefinitions, and keep it.
 

@@ -94,7 +94,9 @@ def kubeconfig_source(path: Path, context: str | None = None) -> ThreadedSource:
 
 
 def find_source(kubeconfig: Path | None = None, context: str | None = None) -> CredentialsSource:
-    """Return the source a program should use: the named file, else the pod's service account, else kubectl's file.
+    """Return the source a program should use.
+
+    The named file, else $KUBECONFIG, else the pod's service account, else ~/.kube/config.
 
     Raises `CredentialsError` when there is none of them.
     """
@@ -111,7 +113,7 @@ def find_source(kubeconfig: Path | None = None, context: str | None = None) -> C
 def _load(path: Path) -> Json:
     try:
         config = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CredentialsError(f"kubeconfig {path}: {error}") from error
     if not isinstance(config, dict):
         raise CredentialsError(f"kubeconfig {path}: not a mapping")
