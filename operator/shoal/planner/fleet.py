@@ -80,7 +80,7 @@ def plan_fleet(
         spec: what the user asks for.
         desired: the built objects.
         observed: the cache's view and the gateway's report.
-        memory: autoscale timers; losing them (a restart) only delays a change of size.
+        memory: size and autoscale timers; losing them (a restart) only delays a change of size.
         now: seconds since the epoch.
     """
     actions: list[Action] = list(changed_children(desired.children, observed.children))
@@ -105,7 +105,7 @@ def plan_fleet(
     actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
     # What blocks a fleet ends with an event; until then nothing can be done about its size.
     moving = partial or bool(gone) or (status.replicas != status.desired_replicas and blocked is None)
-    moving |= memory != sizing.ScaleMemory()
+    moving |= memory.waiting
     return Plan(tuple(actions), status.to_json(), SETTLE_SECONDS if moving else idle_wake, memory)
 
 
@@ -126,10 +126,17 @@ def _counts(
         return dict(
             zip(names, sizing.engines_per_group(spec.worker_groups, spec.replicas), strict=True)
         ), sizing.ScaleMemory()
-    engines = [pod for pod in observed.pods if pod.role == Role.ENGINE and not pod.deleting and not pod.finished]
-    current = max(low, len(engines) + sum(observed.expected.creating(expectation(name)) for name in names))
-    total, memory = sizing.settle_engines(current, low, high, _load(observed.gateway), spec.autoscale, memory, now)
+    total, memory = sizing.settle_engines(_held(observed, memory), low, high, _load(observed.gateway), spec.autoscale, memory, now)
     return dict(zip(names, sizing.engines_per_group(spec.worker_groups, total), strict=True)), memory
+
+
+def _held(observed: FleetObserved, memory: sizing.ScaleMemory) -> int:
+    """The size that was decided last: by this process, else as the status tells; what is there if none ever was."""
+    if memory.size is not None:
+        return memory.size
+    if observed.status.observed_generation > 0:
+        return observed.status.desired_replicas
+    return sum(pod.role == Role.ENGINE and not pod.deleting and not pod.finished for pod in observed.pods)
 
 
 def _load(gateway: Reading[FleetReading]) -> sizing.FleetLoad | None:

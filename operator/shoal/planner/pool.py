@@ -103,7 +103,7 @@ def plan_pool(
         spec: what the user asks for.
         desired: the built objects.
         observed: the cache's view and the broker's report.
-        memory: scale-down timers by variant; losing them (a restart) only delays shrinking.
+        memory: sizes and scale-down timers by variant; losing them (a restart) only delays shrinking.
         now: seconds since the epoch.
     """
     actions: list[Action] = list(changed_children(desired.children, observed.children))
@@ -182,17 +182,25 @@ def _counts(
     for variant, low, high in zip(variants, floors, ceilings, strict=True):
         scale = spec.scale.model_copy(update={"min": low, "max": max(low, high)})
         pods = [pod for pod in _members_of(observed.pods, variant) if not pod.deleting and not pod.finished]
-        current = max(low, min(max(low, high), len(pods) + observed.expected.creating(expectation(variant))))
+        known = memory.get(variant, sizing.ScaleMemory())
+        there = len(pods) + observed.expected.creating(expectation(variant))
+        held = _told(observed.status, variant, there) if known.size is None else known.size
+        # Where demand fell while members were still missing, what is there is held, and no more made.
+        current = max(low, min(max(low, high), held, there))
         wanted = sizing.demanded_members(_demand(observed.broker, variant, pods), scale, spec.slots_per_member)
         if observed.broker.value is None:
-            wanted = max(
-                wanted, current
-            )  # without the broker's report nobody knows what is leased: never shrink blindly
-        counts[variant], kept[variant], wait = sizing.settle_members(
-            wanted, current, scale, memory.get(variant, sizing.ScaleMemory()), now
-        )
+            # Without the broker's report nobody knows what is leased: never shrink blindly.
+            wanted = max(wanted, min(scale.max, held))
+        counts[variant], kept[variant], wait = sizing.settle_members(wanted, current, scale, known, now)
         wake = soonest(wake, wait)
     return counts, kept, wake
+
+
+def _told(status: EnvironmentPoolStatus, variant: str, there: int) -> int:
+    """The size that was told last, of the variant or of a pool that has no others; what is there if none ever was."""
+    if status.observed_generation == 0:
+        return there
+    return next((each.desired for each in status.variants if each.name == variant), status.desired_replicas)
 
 
 def _weights(spec: EnvironmentPoolSpec, variants: list[str]) -> list[int]:
@@ -311,6 +319,7 @@ def _variant_status(spec: EnvironmentPoolSpec, observed: PoolObserved, name: str
     known = sum(slot.total for slot in slots)
     return VariantStatus(
         name=name,
+        desired=count,
         members=len(pods),
         ready=sum(1 for pod in pods if pod.ready),
         slots=SlotCounts(

@@ -21,10 +21,20 @@ class Demand:
 
 @dataclass(frozen=True)
 class ScaleMemory:
-    """Since when (seconds since the epoch) a smaller size would have been enough; None while it would not."""
+    """The size that was decided last, and since when (seconds since the epoch) another one would have been right.
 
+    The size is not what is counted: pods that were lost, and those that are there twice while they are replaced, must
+    not change what is wanted. None after a restart, when the status tells it.
+    """
+
+    size: int | None = None
     smaller_since: float | None = None
     busier_since: float | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a change of size is due when its delay has passed."""
+        return self.smaller_since is not None or self.busier_since is not None
 
 
 @dataclass(frozen=True)
@@ -66,12 +76,12 @@ def settle_members(
         the size, the memory for the next pass, and the seconds until the delay has passed (None when nothing waits).
     """
     if wanted >= current:
-        return wanted, replace(memory, smaller_since=None), None
+        return wanted, replace(memory, size=wanted, smaller_since=None), None
     since = now if memory.smaller_since is None else memory.smaller_since
     wait = since + seconds(scale.scale_down_delay) - now
     if wait <= 0:
-        return wanted, replace(memory, smaller_since=None), None
-    return current, replace(memory, smaller_since=since), wait
+        return wanted, replace(memory, size=wanted, smaller_since=None), None
+    return current, replace(memory, size=current, smaller_since=since), wait
 
 
 def split_by_weight(total: int, weights: list[int]) -> list[int]:
@@ -120,17 +130,18 @@ def settle_engines(
     """
     current = min(high, max(low, current))
     if load is None:
-        return current, memory
+        return current, replace(memory, size=current)
     busy = load.queued > rule.target_queue * max(1, current) or load.kv_use_percent > rule.target_kv_use_percent
     fits_fewer = (
         load.queued == 0 and load.kv_use_percent * current < rule.target_kv_use_percent * (current - 1) * HEADROOM
     )
     memory = ScaleMemory(
+        size=current,
         smaller_since=(memory.smaller_since or now) if fits_fewer and current > low else None,
         busier_since=(memory.busier_since or now) if busy and current < high else None,
     )
     if memory.busier_since is not None and now - memory.busier_since >= seconds(rule.scale_up_window):
-        return current + 1, ScaleMemory()
+        return current + 1, ScaleMemory(current + 1)
     if memory.smaller_since is not None and now - memory.smaller_since >= seconds(rule.scale_down_window):
-        return current - 1, ScaleMemory()
+        return current - 1, ScaleMemory(current - 1)
     return current, memory

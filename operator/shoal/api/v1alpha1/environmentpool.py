@@ -198,6 +198,7 @@ class VariantStatus(StatusModel):
     """One variant's members and slots."""
 
     name: str
+    desired: int = 0
     members: int = 0
     ready: int = 0
     slots: SlotCounts = Field(default_factory=SlotCounts)
