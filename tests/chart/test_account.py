@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.api.labels import RENEW_TOKEN
 from shoal.kube.permissions import RULES
 from tests.api.samples import FLEET, JOB, POOL
 from tests.chart.audit import read_audit
@@ -38,6 +39,8 @@ def test_nothing_is_denied(installed: Helm, server: KubernetesServer, tmp_path: 
         until(lambda: count(server, "events") > 0, "events")
         server.kubectl("-n", WORK, "patch", "envpool/sample", "--type=merge", "-p", '{"spec":{"replicas":1}}')
         until(lambda: used(server, home, "", "pods", "delete"), "a pod is taken back")
+        server.kubectl("-n", WORK, "annotate", "secret", "--all", f"{RENEW_TOKEN}=now")
+        until(lambda: used(server, home, "", "secrets", "patch"), "tokens are renewed")
         server.kubectl("-n", WORK, "delete", "rlj,envpool,fleet", "--all", "--wait=false")
     audited = read_audit(server.folder, home)
     assert audited.denied == frozenset()
