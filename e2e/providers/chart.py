@@ -17,7 +17,7 @@ NAMESPACE = "shoal-system"
 OVERLAP_SECONDS = 150
 """For how long renewed tokens and those before are taken: the kubelet refreshes Secrets every minute, and is late at
 times."""
-VALUES: Json = {"tokens": {"overlap": f"{OVERLAP_SECONDS}s"}}
+VALUES: Json = {"tokens": {"overlap": f"{OVERLAP_SECONDS // 60}m{OVERLAP_SECONDS % 60}s"}}
 """What all clusters of scenarios have in common."""
 
 

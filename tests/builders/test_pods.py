@@ -181,7 +181,7 @@ def test_owned_planes_take_model_and_storage_from_the_job_and_rest_with_it() -> 
 
 def test_the_token_secrets_have_no_hash_so_that_they_are_written_once() -> None:
     built = build_tokens(POOL_OWNER, Role.ENVIRONMENT, Role.AGENT)
-    names = [f"{POOL_OWNER.name}-token", f"{POOL_OWNER.name}-environment-token", f"{POOL_OWNER.name}-agent-token"]
+    names = [f"{POOL_OWNER.name}-pool-{role}token" for role in ("", "environment-", "agent-")]
     assert [secret["metadata"]["name"] for secret in built] == names
     assert len({secret["data"][TOKEN_KEY] for secret in built}) == 3
     assert not any("annotations" in secret["metadata"] for secret in built)
@@ -196,7 +196,14 @@ def test_the_operators_word_on_pulling_holds_for_its_own_images_alone() -> None:
     theirs = {"image": "mine:1", "protocol": "Gymnasium", "entrypoint": "FrozenLake-v1"}
     own = environment.build_members(POOL_OWNER, pool(environment=theirs), images)["default"]
     assert "imagePullPolicy" not in main_of(own)
-    assert own["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+    assert "imagePullSecrets" not in own["spec"], "its account's own would not be used"
+    laid = {"spec": {"containers": [{"name": "main", "image": "mine:latest"}]}}
+    assert "imagePullPolicy" not in main_of(
+        environment.build_members(POOL_OWNER, pool(template=laid), images)["default"]
+    )
+    chosen = {"spec": {"containers": [{"name": "main", "imagePullPolicy": "Never"}]}}
+    kept = environment.build_members(POOL_OWNER, pool(template=chosen), images)["default"]
+    assert main_of(kept)["imagePullPolicy"] == "Never"
     template = {"spec": {"imagePullSecrets": [{"name": "theirs"}]}}
     both = environment.build_members(POOL_OWNER, pool(template=template), images)["default"]
     assert {each["name"] for each in both["spec"]["imagePullSecrets"]} == {"registry", "theirs"}

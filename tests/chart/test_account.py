@@ -41,7 +41,7 @@ def test_nothing_is_denied(installed: Helm, server: KubernetesServer, tmp_path: 
         until(lambda: used(server, home, "", "pods", "delete"), "a pod is taken back")
         server.kubectl("-n", WORK, "annotate", "secret", "--all", f"{RENEW_TOKEN}=now")
         until(lambda: used(server, home, "", "secrets", "patch"), "tokens are renewed")
-        server.kubectl("-n", WORK, "delete", "rlj,envpool,fleet", "--all", "--wait=false")
+        server.kubectl("-n", WORK, "delete", "rlj,envpool,fleet,secret", "--all", "--wait=false")
     audited = read_audit(server.folder, home)
     assert audited.denied == frozenset()
     granted = {(rule.group, each, verb) for rule in RULES for each in rule.resources for verb in rule.verbs}

@@ -148,11 +148,11 @@ async def test_a_token_is_renewed_on_request_and_the_one_before_goes_later(bench
     await bench.until(lambda: _count(bench, "environment", 1), "a member")
 
     async def data() -> Json:
-        return dict((await bench.client.get(SECRETS, "sample-token", bench.namespace))["data"])
+        return dict((await bench.client.get(SECRETS, "sample-pool-token", bench.namespace))["data"])
 
     first, pods = await data(), await bench.pods("broker")
     ask = {"metadata": {"annotations": {"rl.shoal.dev/renew-token": "now"}}}
-    await bench.client.patch(SECRETS, "sample-token", ask, bench.namespace)
+    await bench.client.patch(SECRETS, "sample-pool-token", ask, bench.namespace)
 
     async def renewed() -> bool:
         now = await data()
@@ -160,7 +160,7 @@ async def test_a_token_is_renewed_on_request_and_the_one_before_goes_later(bench
 
     await bench.until(renewed, "a new token beside the old one")
     second = await data()
-    secret = await bench.client.get(SECRETS, "sample-token", bench.namespace)
+    secret = await bench.client.get(SECRETS, "sample-pool-token", bench.namespace)
     assert "rl.shoal.dev/renew-token" not in secret["metadata"]["annotations"]
 
     async def forgotten() -> bool:
@@ -186,7 +186,7 @@ async def test_a_pool_is_filled_scaled_replaced_and_collected(bench: Bench) -> N
     await bench.until(lambda: ready(3), "3 members are ready")
     assert len(await bench.pods("broker")) == 1
     assert len((await bench.client.list(SERVICES, bench.namespace)).items) == 1
-    secret = await bench.client.get(SECRETS, "sample-token", bench.namespace)
+    secret = await bench.client.get(SECRETS, "sample-pool-token", bench.namespace)
 
     first = {pod["metadata"]["uid"] for pod in await bench.pods("environment")}
     template = {"metadata": {"labels": {"generation": "two"}}}
@@ -196,7 +196,7 @@ async def test_a_pool_is_filled_scaled_replaced_and_collected(bench: Bench) -> N
         pods = await bench.pods("environment")
         return len(pods) == 3 and not first & {pod["metadata"]["uid"] for pod in pods}
 
-    assert secret["data"] == (await bench.client.get(SECRETS, "sample-token", bench.namespace))["data"]
+    assert secret["data"] == (await bench.client.get(SECRETS, "sample-pool-token", bench.namespace))["data"]
     # No broker answers here, so members that serve are never given up: the surge member waits beside them.
     await bench.until(lambda: _count(bench, "environment", 4), "one member more, by surge")
     assert not await replaced()

@@ -82,6 +82,10 @@ CHOICES = [
 ]
 NAMES = [
     Case("RLJob", "metadata.name", "a" * 30),
+    Case("RLJob", "metadata.name", "lake-2"),
+    Case("RLJob", "metadata.name", "2-lakes", "the name must begin with a letter"),
+    Case("EnvironmentPool", "metadata.name", "a.b", "the name must begin with a letter"),
+    Case("RolloutFleet", "metadata.name", "1", "the name must begin with a letter"),
     Case("RLJob", "metadata.name", "a" * 31, "the name must not be longer than 30 characters"),
     Case("EnvironmentPool", "metadata.name", "a" * 47),
     Case("EnvironmentPool", "metadata.name", "a" * 48, "the name must not be longer than 47 characters"),
@@ -98,6 +102,10 @@ FIELDS = [
     Case("RLJob", "spec.trainer.optimizer", {"learningRate": "fast"}, "spec.trainer.optimizer.learningRate"),
     Case("EnvironmentPool", "spec.lease", {"ttl": "30"}, "spec.lease.ttl"),
     Case("EnvironmentPool", "spec.lease", {"ttl": "1m30s"}),
+    Case("EnvironmentPool", "spec.lease", {"ttl": "0.5s", "heartbeat": "0h100ms"}),
+    Case("EnvironmentPool", "spec.lease", {"heartbeat": "0s"}, "spec.lease.heartbeat"),
+    Case("EnvironmentPool", "spec.lifecycle", {"maxAge": "0h0.0s"}, "spec.lifecycle.maxAge"),
+    Case("EnvironmentPool", "spec.scale", {"scaleDownDelay": "0s"}),
     Case("EnvironmentPool", "spec.environment.protocol", "Gym", "spec.environment.protocol"),
     Case("EnvironmentPool", "spec.variants", [{"name": "a"}, {"name": "a"}], ".spec.variants: duplicate entries"),
     Case("EnvironmentPool", "spec.scale", {"buffer": "10%"}),

@@ -17,7 +17,7 @@ def test_the_committed_page_is_what_the_models_say() -> None:
 def test_tells_type_default_bounds_and_meaning() -> None:
     page = reference.page()
     assert "| `spec.trainer` | object | **required** |" in page
-    assert "| `spec.lease.ttl` | duration | `30s` |" in page
+    assert "| `spec.lease.ttl` | duration > 0 | `30s` |" in page
     assert "| `spec.variants` | list of object, keyed by `name` |" in page
     assert "| `spec.scale.buffer` | integer or text | `1` |" in page
     assert "`Deny` \\| `ClusterInternal` \\| `Internet` | `Deny` | Where an environment may connect to." in page

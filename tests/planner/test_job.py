@@ -56,7 +56,6 @@ ALL = [DATA, TRAINER, *AGENTS]
 def observed(pods: list[PodView], reading: JobReading | None = None, **fields: Any) -> JobObserved:
     seen = JobObserved(
         generation=1,
-        created_at=NOW,
         status=RLJobStatus(),
         pods=pods,
         children={("RolloutFleet", "j-fleet"): "up"},
@@ -170,6 +169,37 @@ def test_too_many_failures_of_a_role_fail_the_job_with_its_last_words() -> None:
 def test_failures_are_not_forgotten_with_their_pod() -> None:
     status = RLJobStatus(attempts=RoleAttempts(trainer=2))
     assert plan_job(spec(), DESIRED, observed(ALL, JobReading(), status=status), NOW).status["attempts"]["trainer"] == 2
+
+
+def test_failures_of_pods_in_a_row_add_up_and_each_counts_once() -> None:
+    status = RLJobStatus()
+    for number in range(3):
+        evicted = replace(TRAINER, uid=f"t{number}", phase="Failed", ready=False)
+        for _ in range(2):
+            seen = observed([DATA, evicted, *AGENTS], JobReading(), status=status)
+            plan = plan_job(spec(backoffLimit={"trainer": 2}), DESIRED, seen, NOW)
+            status = RLJobStatus.model_validate(plan.status)
+            assert status.attempts.trainer == number + 1
+    assert conditions(plan)["Failed"] == ("True", "BackoffLimitExceeded")
+
+
+def test_somebody_elses_pool_of_the_same_name_is_left_alone() -> None:
+    theirs = DependencyView("RolloutFleet", "j-fleet", True, UP, owned=True, foreign=True)
+    plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(), fleet=theirs, children={}), NOW)
+    assert ("RolloutFleet", "j-fleet") not in {
+        (action.manifest["kind"], action.manifest["metadata"]["name"]) for action in of(plan, Apply)
+    }
+    assert conditions(plan)["FleetReady"][0] == "False"
+    (degraded,) = [each for each in plan.status["conditions"] if each["type"] == "Degraded"]
+    assert "not this job's" in degraded["message"]
+
+
+def test_a_refusal_counts_while_something_is_missing() -> None:
+    refused = Expected(refused="pod of role agent: quota")
+    missing = plan_job(spec(), DESIRED, observed([DATA, TRAINER], JobReading(), expected=refused), NOW)
+    assert conditions(missing)["Degraded"] == ("True", "CreateRefused")
+    whole = plan_job(spec(), DESIRED, observed(ALL, JobReading(), expected=refused), NOW)
+    assert conditions(whole)["Degraded"][0] == "False"
 
 
 def test_faults_in_a_row_fail_the_job() -> None:

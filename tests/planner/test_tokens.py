@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.planner.actions import Event, ForgetToken, RenewToken
+from shoal.planner.actions import ForgetToken, RenewToken
 from shoal.planner.tokens import DAY, TokenPolicy, TokenView, plan_tokens, view_token
 
 POLICY = TokenPolicy(max_age=10 * DAY, overlap=600.0)
@@ -28,14 +28,6 @@ def test_a_token_is_renewed_at_its_age_and_when_asked_for() -> None:
     assert planned(NEW, 10 * DAY) == [RenewToken("lake-token", "7", NEW.token)]
     assert planned(replace(NEW, asked=True), 1.0) == [RenewToken("lake-token", "7", NEW.token)]
     assert planned(NEW, 1000 * DAY, TokenPolicy(max_age=0)) == []
-
-
-def test_a_renewal_is_told() -> None:
-    actions, _ = plan_tokens([replace(NEW, asked=True)], POLICY, 1.0)
-    (event,) = [action for action in actions if isinstance(action, Event)]
-    assert (event.type, event.reason) == ("Normal", "TokenRenewed")
-    assert "lake-token" in event.message
-    assert NEW.token not in event.message, "an event tells no token"
 
 
 def test_the_former_token_goes_after_the_overlap_and_blocks_renewals_until_then() -> None:

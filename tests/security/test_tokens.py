@@ -135,13 +135,13 @@ def test_pods_hold_the_tokens_of_those_that_they_call_and_no_others() -> None:
     (source,) = training.environments
     of_pool, of_fleet = job.pool_name("train", source), job.fleet_name("train", training)
     assert secrets == {
-        Role.ENVIRONMENT: {"lake-environment-token"},
-        Role.BROKER: {"lake-token", "lake-environment-token", "lake-agent-token"},
-        Role.ENGINE: {"policy-engine-token"},
-        Role.GATEWAY: {"policy-token", "policy-engine-token", "policy-agent-token"},
-        Role.DATA: {"train-token", "train-agent-token"},
-        Role.TRAINER: {"train-token", f"{of_fleet}-token"},
-        Role.AGENT: {"train-agent-token", f"{of_fleet}-agent-token", f"{of_pool}-agent-token"},
+        Role.ENVIRONMENT: {"lake-pool-environment-token"},
+        Role.BROKER: {"lake-pool-token", "lake-pool-environment-token", "lake-pool-agent-token"},
+        Role.ENGINE: {"policy-fleet-engine-token"},
+        Role.GATEWAY: {"policy-fleet-token", "policy-fleet-engine-token", "policy-fleet-agent-token"},
+        Role.DATA: {"train-job-token", "train-job-agent-token"},
+        Role.TRAINER: {"train-job-token", f"{of_fleet}-fleet-token"},
+        Role.AGENT: {"train-job-agent-token", f"{of_fleet}-fleet-agent-token", f"{of_pool}-pool-agent-token"},
     }
 
 

@@ -37,11 +37,19 @@ class Images:
         """The image of a role."""
         return self.overrides.get(role) or f"{_DEFAULTS[role]}:{self.tag}"
 
-    def pulling(self, image: str) -> dict[str, Any]:
-        """The fields of a container that say how its image is pulled; none for a user's own."""
-        own = any(image == self.of(role) for role in _DEFAULTS)
-        return {"imagePullPolicy": self.pull_policy} if own and self.pull_policy else {}
+    def pulled(self, pod: dict[str, Any]) -> dict[str, Any]:
+        """A pod's spec with how its images are pulled; those of a user's own are left to the user.
 
-    def secrets(self) -> dict[str, Any]:
-        """The field of a pod that says what is shown to registries."""
-        return {"imagePullSecrets": [{"name": name} for name in self.pull_secrets]} if self.pull_secrets else {}
+        A pod without an image of these keeps what its account has to pull with: Kubernetes gives that to pods alone
+        that name nothing.
+        """
+        own = {self.of(role) for role in _DEFAULTS}
+        containers = [self._pulled(each) if each.get("image") in own else each for each in pod["containers"]]
+        spec = {**pod, "containers": containers}
+        if self.pull_secrets and any(each.get("image") in own for each in containers):
+            named = [*({"name": name} for name in self.pull_secrets), *pod.get("imagePullSecrets", ())]
+            spec["imagePullSecrets"] = [each for index, each in enumerate(named) if each not in named[:index]]
+        return spec
+
+    def _pulled(self, container: dict[str, Any]) -> dict[str, Any]:
+        return {"imagePullPolicy": self.pull_policy, **container} if self.pull_policy else container

@@ -65,17 +65,10 @@ def _pod(pod: Manifest, spec: RLJobSpec, images: Images) -> Manifest:
     shared, shared_mounts = shared_volume(spec.storage)
     _, models, model_mounts = model_volume(spec.model)
     containers = pod.get("containers") or [{}]
-    image = containers[0].get("image") or images.of(Role.TRAINER)
-    base = {
-        "name": "ray",
-        "image": image,
-        **images.pulling(image),
-        "volumeMounts": [*shared_mounts, *model_mounts],
-    }
+    base = {"name": "ray", "image": images.of(Role.TRAINER), "volumeMounts": [*shared_mounts, *model_mounts]}
     ray = strategic_merge(base, containers[0])
-    around = {"volumes": [*shared, *models], **images.secrets()}
-    built: Manifest = strategic_merge(around, {**pod, "containers": [ray, *containers[1:]]})
-    return built
+    built: Manifest = strategic_merge({"volumes": [*shared, *models]}, {**pod, "containers": [ray, *containers[1:]]})
+    return images.pulled(built)
 
 
 def with_token(template: PodTemplate, secret: str) -> PodTemplate:

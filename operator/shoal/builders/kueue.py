@@ -269,7 +269,8 @@ def _placed_pool(pool: EnvironmentPoolSpec, given: PodSetAdmission | None) -> En
     if given is None:
         return pool
     update: dict[str, Any] = {"template": _laid(pool.template, given)}
-    if pool.replicas is None and given.count < pool.scale.max:
+    # A pinned pool too: `max` bounds what it may have beside while members are replaced.
+    if given.count < pool.scale.max:
         low = min(pool.scale.min, given.count)
         update["scale"] = pool.scale.model_copy(update={"min": low, "max": given.count})
     return pool.model_copy(update=update)

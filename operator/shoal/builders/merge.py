@@ -29,6 +29,8 @@ _REPLACED = frozenset({"command", "args"})
 
 def strategic_merge(base: Any, patch: Any, key: str = "") -> Any:
     """`patch` laid over `base`; neither is changed."""
+    if key == "volumes[]" and set(base) - set(patch) - {"name"}:
+        return deepcopy(patch)  # another source in place of the first: a volume cannot have two
     if isinstance(base, dict) and isinstance(patch, dict):
         merged = {name: deepcopy(value) for name, value in base.items() if patch.get(name, value) is not None}
         for name, value in patch.items():
@@ -36,11 +38,12 @@ def strategic_merge(base: Any, patch: Any, key: str = "") -> Any:
                 merged[name] = strategic_merge(merged.get(name), value, name)
         return merged
     if isinstance(base, list) and isinstance(patch, list) and key not in _REPLACED:
-        return _merge_lists(base, patch, _MERGE_KEYS.get(key))
+        return _merge_lists(base, patch, key)
     return deepcopy(patch)
 
 
-def _merge_lists(base: list[Any], patch: list[Any], merge_key: str | None) -> list[Any]:
+def _merge_lists(base: list[Any], patch: list[Any], name: str) -> list[Any]:
+    merge_key = _MERGE_KEYS.get(name)
     if merge_key is None:
         return deepcopy(base) + [item for item in deepcopy(patch) if item not in base]
     merged = deepcopy(base)
@@ -50,5 +53,5 @@ def _merge_lists(base: list[Any], patch: list[Any], merge_key: str | None) -> li
         if position is None:
             merged.append(deepcopy(item))
         else:
-            merged[position] = strategic_merge(merged[position], item)
+            merged[position] = strategic_merge(merged[position], item, f"{name}[]")
     return merged

@@ -5,6 +5,9 @@ from typing import Any
 
 from shoal.api.v1alpha1.common import API_VERSION
 
+_WORDS = {"EnvironmentPool": "pool", "RolloutFleet": "fleet", "RLJob": "job"}
+"""In the names of Secrets: a pool, a fleet and a job may share one name, or have that of another's role in it."""
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -38,11 +41,11 @@ class Owner:
     @property
     def secret(self) -> str:
         """Name of the Secret with the bearer token of this resource's services."""
-        return f"{self.name}-token"
+        return f"{self.name}-{_WORDS[self.kind]}-token"
 
     def secret_for(self, role: str) -> str:
         """Name of the Secret with the token of a role's pods, which opens what they call and nothing else."""
-        return f"{self.name}-{role}-token"
+        return f"{self.name}-{_WORDS[self.kind]}-{role}-token"
 
     def service(self, role: str) -> str:
         """Name of the Service (and of the single pod) of a role."""

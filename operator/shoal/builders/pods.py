@@ -81,7 +81,7 @@ def build_pod(owner: Owner, plan: PodPlan, images: Images) -> Manifest:
     labels = {**plan.template.metadata.labels, **plan.labels}
     labels |= {MANAGED_BY: MANAGER, ROLE: plan.role, owner.label: owner.name}
     naming = {"name": plan.name} if plan.name else {"generateName": f"{owner.name}-{plan.role}-"}
-    spec = strategic_merge(_spec(plan, images), plan.template.spec)
+    spec = images.pulled(strategic_merge(_spec(plan), plan.template.spec))
     annotations = dict(plan.template.metadata.annotations)
     digest = spec_hash({"labels": labels, "annotations": annotations, "spec": spec})
     return {
@@ -98,27 +98,25 @@ def build_pod(owner: Owner, plan: PodPlan, images: Images) -> Manifest:
     }
 
 
-def _spec(plan: PodPlan, images: Images) -> Manifest:
+def _spec(plan: PodPlan) -> Manifest:
     return {
         "restartPolicy": plan.restart_policy,
         "terminationGracePeriodSeconds": plan.grace_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": POD_SECURITY,
-        "containers": [_container(plan, images)],
+        "containers": [_container(plan)],
         "volumes": [*plan.volumes, _tokens(plan.tokens), *scratch_volumes(plan.role)],
-        **images.secrets(),
         **plan.spec,
     }
 
 
-def _container(plan: PodPlan, images: Images) -> Manifest:
+def _container(plan: PodPlan) -> Manifest:
     port = PORTS[plan.role]
     config = plan.config.model_dump_json(exclude_none=True)
     return {
         "name": MAIN,
         "image": plan.image,
-        **images.pulling(plan.image),
         "command": ["python", "-m", f"shoal_workers.{plan.package or plan.role}"],
         "env": [
             *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in _DOWNWARD.items()),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from shoal.cli.options import CREDENTIALS_HELP, DURATION, LISTEN
+from shoal.cli.options import CREDENTIALS_HELP, DURATION, LISTEN, MINUTES
 
 
 @click.command()
@@ -42,6 +42,12 @@ from shoal.cli.options import CREDENTIALS_HELP, DURATION, LISTEN
     "--leader-elect/--no-leader-elect", default=False, show_default=True, help="Needed with more than one replica."
 )
 @click.option(
+    "--lease-name",
+    default="shoal-operator",
+    show_default=True,
+    help="Of the Lease; operators for different namespaces need different ones.",
+)
+@click.option(
     "--network-policies/--no-network-policies",
     default=True,
     show_default=True,
@@ -65,7 +71,7 @@ from shoal.cli.options import CREDENTIALS_HELP, DURATION, LISTEN
     "--token-overlap",
     default="10m",
     show_default=True,
-    type=DURATION,
+    type=MINUTES,
     help="Take the token before for so long after a renewal; longer than nodes need to refresh a Secret, and than the "
     "episodes of an OpenAI harness last.",
 )
@@ -79,6 +85,7 @@ def command(
     workers: int,
     metrics_listen: str,
     leader_elect: bool,
+    lease_name: str,
     network_policies: bool,
     scrapers: tuple[str, ...],
     token_max_age: float,
@@ -99,6 +106,7 @@ def command(
             workers=workers,
             metrics_listen=metrics_listen,
             leader_elect=leader_elect,
+            lease_name=lease_name,
             network=NetworkSettings(network_policies, os.environ.get("POD_NAMESPACE", ""), scrapers),
             tokens=TokenPolicy(token_max_age, token_overlap),
         )

@@ -20,17 +20,24 @@ class _Duration(click.ParamType[float]):
 
     name = "duration"
 
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The seconds of `30s`, `10m` or `1h30m`."""
         from shoal.api.v1alpha1.common import seconds
 
         try:
-            return seconds(str(value))
+            found = seconds(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if found < self._least:
+            self.fail(f"{value}: must be {self._least:g} s at least", param, ctx)
+        return found
 
 
 DURATION = _Duration()
+MINUTES = _Duration(60.0)
 
 
 class _Listen(click.ParamType[str]):

@@ -40,7 +40,7 @@ async def _from_service(cluster: Cluster, job: Json) -> bytes | None:
     name = job["metadata"]["name"]
     try:
         pods = await cluster.pods(f"{ROLE}={Role.DATA},{JOB}={name}")
-        tokens = await cluster.tokens(f"{name}-token")
+        tokens = await cluster.tokens(f"{name}-job-token")
     except ApiError:
         return None
     address = next((pod["status"]["podIP"] for pod in pods if pod.get("status", {}).get("podIP")), None)

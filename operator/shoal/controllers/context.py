@@ -61,7 +61,8 @@ class Context:
     async def carry_out(self, subject: Subject, body: Json, plan: Plan) -> Result:
         """Report and do what a plan decided, renew tokens that are due, and say when to look again."""
         uid = subject.owner.uid
-        renewals, renewed_in = plan_tokens(self.world.tokens_of(uid), self.tokens, self.now)
+        held = self.world.tokens_of(subject.owner.namespace, uid)
+        renewals, renewed_in = plan_tokens(held, self.tokens, self.now)
         await self.status.write(subject.resource, body, plan.status)
         await self.effects.perform(subject, [*renewals, *plan.actions])
         return Result(self._requeue(uid, soonest(plan.requeue_after, renewed_in)))

@@ -149,7 +149,9 @@ class Effects:
                 await self._create_once(manifest, owner.namespace)
             case RenewToken(secret, version, current):
                 change = token_renewed(new_token(), current, self._clock.wall())
-                await self._change_token(owner, secret, version, change)
+                if await self._change_token(owner, secret, version, change):
+                    text = f"secret {secret} has a new token; the one before is taken for a while"
+                    await self._recorder.record(subject.reference(), "Normal", "TokenRenewed", text)
             case ForgetToken(secret, version):
                 await self._change_token(owner, secret, version, {"data": {PREVIOUS_TOKEN_KEY: ""}})
             case CreatePod(role, manifest):
@@ -220,10 +222,14 @@ class Effects:
             AlreadyExistsError, lambda: self._client.create(RESOURCES[manifest["kind"]], manifest, namespace)
         )
 
-    async def _change_token(self, owner: Owner, secret: str, version: str, change: dict[str, Any]) -> None:
+    async def _change_token(self, owner: Owner, secret: str, version: str, change: dict[str, Any]) -> bool:
+        """Whether the Secret was still of this version; a newer one decides afresh, as soon as the cache shows it."""
         change = {**change, "metadata": {**change.get("metadata", {}), "resourceVersion": version}}
-        with suppress(NotFoundError, ConflictError):  # a newer version decides afresh, as soon as the cache shows it
+        try:
             await self._client.patch(SECRETS, secret, change, owner.namespace)
+        except (NotFoundError, ConflictError):
+            return False
+        return True
 
     async def _create_pod(self, owner: Owner, role: str, manifest: dict[str, Any]) -> None:
         kind = manifest["kind"]
@@ -238,7 +244,9 @@ class Effects:
         except ApiError as error:
             expectations.creation_failed(key, error)
             if isinstance(error, AlreadyExistsError):
-                return  # an older pod of this name is still there; its deletion wakes this key again
+                # An older pod of this name is still there. If it was made for an object of this name that is gone,
+                # its end wakes nobody, so the pass has to come again by itself.
+                raise
             # Without the name, which is another one at each try: a text that changes is a status that is written, and a
             # status that is written wakes the key, which would try again at once.
             words = str(error).replace(key.name, manifest["metadata"].get("generateName", key.name))
@@ -290,7 +298,7 @@ def _goes_first(action: Action) -> bool:
     """Own children go before the pods that need them. What another operator may refuse must not hold them up."""
     if isinstance(action, Apply):
         return action.manifest["kind"] in RESOURCES
-    return isinstance(action, CreateOnce | RenewToken | ForgetToken | Event)
+    return isinstance(action, CreateOnce | Event)
 
 
 def _named(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -54,8 +54,8 @@ class FleetController:
         if body is None or "deletionTimestamp" in body["metadata"]:
             return Result()
         owner = fleet.fleet_owner(key.name, key.namespace, body["metadata"]["uid"])
-        pods = context.world.engines_of(owner.uid)
-        tokens = context.world.taken_by(owner.uid, owner.secret)
+        pods = context.world.engines_of(owner.namespace, owner.uid)
+        tokens = context.world.taken_by(owner.namespace, owner.uid, owner.secret)
         gateway = service_of(pods, Role.GATEWAY)
         subject = Subject(owner, ROLLOUT_FLEETS, gateway.ip if gateway else "", tokens)
         try:
@@ -83,7 +83,7 @@ class FleetController:
             generation=body["metadata"].get("generation", 0),
             status=read_status(RolloutFleetStatus, context.status.current(body)),
             pods=pods,
-            children=context.world.children_of(owner.uid),
+            children=context.world.children_of(owner.namespace, owner.uid),
             expected=context.effects.expected(owner, roles),
             gateway=self._reading(owner.uid),
             blocked=context.holders.blocked(LEADER_WORKER_SET),

@@ -26,7 +26,7 @@ from shoal.controllers.stored import part, parts, read_conditions, read_status
 from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
-from shoal.engine.store import Store
+from shoal.engine.store import Store, by_owner_uid
 from shoal.kube.resources import RL_JOBS
 from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReading, ended, plan_job
 from shoal.planner.observed import PodView, Reading
@@ -56,7 +56,7 @@ class JobController:
         ):
             return Result()
         owner = job.job_owner(key.name, key.namespace, body["metadata"]["uid"])
-        pods = context.world.pods_of(owner.uid)
+        pods = context.world.pods_of(owner.namespace, owner.uid)
         subject = Subject(owner, RL_JOBS)
         try:
             spec = RLJobSpec.model_validate(body["spec"])
@@ -92,15 +92,18 @@ class JobController:
 
         return JobObserved(
             generation=body["metadata"].get("generation", 0),
-            created_at=context.now,
             status=read_status(RLJobStatus, context.status.current(body)),
             pods=pods,
-            children=world.children_of(owner.uid),
+            children=world.children_of(owner.namespace, owner.uid),
             expected=context.effects.expected(owner, (Role.DATA, Role.TRAINER, Role.AGENT)),
-            fleet=dependency("RolloutFleet", world.fleets, at(fleet_name), owned=spec.fleet.ref is None),
+            fleet=dependency("RolloutFleet", world.fleets, at(fleet_name), owner.uid, owned=spec.fleet.ref is None),
             environments=[
                 dependency(
-                    "EnvironmentPool", world.pools, at(job.pool_name(owner.name, source)), owned=source.ref is None
+                    "EnvironmentPool",
+                    world.pools,
+                    at(job.pool_name(owner.name, source)),
+                    owner.uid,
+                    owned=source.ref is None,
                 )
                 for source in spec.environments
             ],
@@ -141,15 +144,16 @@ def build(owner: Owner, spec: RLJobSpec, context: Context, ray: RayView = NO_CLU
     )
 
 
-def dependency(kind: str, store: Store[Json], key: ObjectKey, *, owned: bool) -> DependencyView:
-    """A pool or fleet as the job sees it; conditions of an older spec do not count."""
+def dependency(kind: str, store: Store[Json], key: ObjectKey, owner: str, *, owned: bool) -> DependencyView:
+    """A pool or fleet as the job of UID `owner` sees it; conditions of an older spec do not count."""
     body = store.get(key)
     if body is None:
         return DependencyView(kind, key.name, exists=False, owned=owned)
     status = body.get("status") or {}
     current = status.get("observedGeneration") == body["metadata"].get("generation")
     found = read_conditions(status) if current else []
-    return DependencyView(kind, key.name, True, found, owned)
+    foreign = owned and owner not in by_owner_uid(body)
+    return DependencyView(kind, key.name, True, found, owned, foreign)
 
 
 def read_data(status: DataStatus) -> JobReading:

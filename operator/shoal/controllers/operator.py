@@ -64,6 +64,7 @@ class OperatorSettings:
         workers: resources of each kind reconciled at once.
         metrics_listen: HOST:PORT of /healthz, /readyz and /metrics; empty for none.
         leader_elect: wait for the lease before acting; needed with more than one replica.
+        lease_name: the lease; operators that share one are replicas of each other.
         network: what the NetworkPolicies of the data plane need to know.
         tokens: when bearer tokens are renewed.
     """
@@ -74,6 +75,7 @@ class OperatorSettings:
     workers: int = 8
     metrics_listen: str = ""
     leader_elect: bool = False
+    lease_name: str = "shoal-operator"
     network: NetworkSettings = field(default_factory=NetworkSettings)
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
 
@@ -134,7 +136,7 @@ def _elector(client: KubeClient, settings: OperatorSettings) -> LeaderElector | 
         return None
     # The random part tells a container that was restarted in its pod from the one before: its lease is another's.
     identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}_{secrets.token_hex(4)}"
-    return LeaderElector(client, namespace=_lease_namespace(settings), identity=identity)
+    return LeaderElector(client, namespace=_lease_namespace(settings), identity=identity, name=settings.lease_name)
 
 
 def _lease_namespace(settings: OperatorSettings) -> str:

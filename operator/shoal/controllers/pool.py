@@ -58,8 +58,8 @@ class PoolController:
         if body is None or "deletionTimestamp" in body["metadata"]:
             return Result()
         owner = environment.pool_owner(key.name, key.namespace, body["metadata"]["uid"])
-        pods = context.world.members_of(owner.uid)
-        tokens = context.world.taken_by(owner.uid, owner.secret)
+        pods = context.world.members_of(owner.namespace, owner.uid)
+        tokens = context.world.taken_by(owner.namespace, owner.uid, owner.secret)
         broker = service_of(pods, Role.BROKER)
         subject = Subject(owner, ENVIRONMENT_POOLS, broker.ip if broker else "", tokens)
         try:
@@ -88,7 +88,7 @@ class PoolController:
             generation=body["metadata"].get("generation", 0),
             status=read_status(EnvironmentPoolStatus, context.status.current(body)),
             pods=pods,
-            children=context.world.children_of(owner.uid),
+            children=context.world.children_of(owner.namespace, owner.uid),
             expected=context.effects.expected(owner, roles),
             broker=self._reading(owner.uid),
             blocked=context.holders.blocked(SANDBOX) if SANDBOX in kinds else None,

@@ -67,7 +67,8 @@ class QueueDesk:
         if not queue:
             return QueueObserved(workload=workload)
         pods = self._pods(owner)
-        rays = sum(cluster.pods for cluster in self._world.ray_clusters.by_index(OWNER_UID, owner.uid))
+        clusters = self._world.ray_clusters.by_index(OWNER_UID, owner.uid, owner.namespace)
+        rays = sum(cluster.pods for cluster in clusters)
         seen = QueueObserved(
             queue=queue,
             trouble=self._trouble(),
@@ -124,17 +125,17 @@ class QueueDesk:
 
     def _workload(self, owner: Owner) -> WorkloadView | None:
         """The job's Workload; of several (an older operator's name, say) the one that is not on its way out."""
-        found = self._world.workloads.by_index(OWNER_UID, owner.uid)
+        found = self._world.workloads.by_index(OWNER_UID, owner.uid, owner.namespace)
         return min(found, key=lambda each: (each.deleting, each.name != kueue.workload_name(owner)), default=None)
 
     def _pods(self, owner: Owner) -> list[PodView]:
         """Pods of the job and of the pools and fleets that it owns."""
-        world = self._world
-        pods = world.pods_of(owner.uid)
-        for pool in world.pools.by_index(OWNER_UID, owner.uid):
-            pods += world.members_of(pool["metadata"]["uid"])
-        for fleet in world.fleets.by_index(OWNER_UID, owner.uid):
-            pods += world.engines_of(fleet["metadata"]["uid"])
+        world, here = self._world, owner.namespace
+        pods = world.pods_of(here, owner.uid)
+        for pool in world.pools.by_index(OWNER_UID, owner.uid, here):
+            pods += world.members_of(here, pool["metadata"]["uid"])
+        for fleet in world.fleets.by_index(OWNER_UID, owner.uid, here):
+            pods += world.engines_of(here, fleet["metadata"]["uid"])
         return pods
 
     async def _admission(

@@ -62,7 +62,10 @@ def _by_set(body: Json) -> list[str]:
 
 
 class World:
-    """The caches. Pods and children are found by the UID of their owner, never by name alone."""
+    """The caches. Pods and children are found by the UID of their owner, never by name alone.
+
+    And in its namespace alone: whoever may read a UID could else pass off a pod of another namespace as a broker.
+    """
 
     def __init__(self) -> None:
         owned = {OWNER_UID: by_owner_uid}
@@ -79,37 +82,39 @@ class World:
         self.fleets: Store[Json] = Store(trim_resource, owned)
         self.jobs: Store[Json] = Store(trim_resource)
 
-    def pods_of(self, uid: str) -> list[PodView]:
+    def pods_of(self, namespace: str, uid: str) -> list[PodView]:
         """Pods that the resource with this UID controls."""
-        return self.pods.by_index(OWNER_UID, uid)
+        return self.pods.by_index(OWNER_UID, uid, namespace)
 
-    def members_of(self, uid: str) -> list[PodView]:
+    def members_of(self, namespace: str, uid: str) -> list[PodView]:
         """As `pods_of`, with the pods that are, or are to be, made from the resource's Sandboxes."""
-        held = self.sandboxes.by_index(OWNER_UID, uid)
-        return self.pods_of(uid) + [as_pod(each, self.pods_of(each.uid)) for each in held]
+        held = self.sandboxes.by_index(OWNER_UID, uid, namespace)
+        return self.pods_of(namespace, uid) + [as_pod(each, self.pods_of(namespace, each.uid)) for each in held]
 
-    def engines_of(self, uid: str) -> list[PodView]:
+    def engines_of(self, namespace: str, uid: str) -> list[PodView]:
         """As `pods_of`, with one pod for each of the resource's LeaderWorkerSets."""
-        held = self.leader_worker_sets.by_index(OWNER_UID, uid)
-        return self.pods_of(uid) + [as_pod(each, self.pods.by_index(SET, f"{uid}/{each.name}")) for each in held]
+        held = self.leader_worker_sets.by_index(OWNER_UID, uid, namespace)
+        sets = [as_pod(each, self.pods.by_index(SET, f"{uid}/{each.name}", namespace)) for each in held]
+        return self.pods_of(namespace, uid) + sets
 
-    def children_of(self, uid: str) -> dict[tuple[str, str], str]:
+    def children_of(self, namespace: str, uid: str) -> dict[tuple[str, str], str]:
         """(kind, name) -> hash of what the resource with this UID controls, less pods, their makers and Workloads."""
         stores = (self.services, self.policies)
-        children = [child for store in stores for child in store.by_index(OWNER_UID, uid)]
+        children = [child for store in stores for child in store.by_index(OWNER_UID, uid, namespace)]
         present = {(child.kind, child.name): child.spec_hash for child in children}
-        present |= {("Secret", held.name): "" for held in self.tokens_of(uid)}
-        present |= {("RayCluster", each.name): each.spec_hash for each in self.ray_clusters.by_index(OWNER_UID, uid)}
+        present |= {("Secret", held.name): "" for held in self.tokens_of(namespace, uid)}
+        clusters = self.ray_clusters.by_index(OWNER_UID, uid, namespace)
+        present |= {("RayCluster", each.name): each.spec_hash for each in clusters}
         for kind, resources in (("EnvironmentPool", self.pools), ("RolloutFleet", self.fleets)):
-            for body in resources.by_index(OWNER_UID, uid):
+            for body in resources.by_index(OWNER_UID, uid, namespace):
                 digest = (body["metadata"].get("annotations") or {}).get(SPEC_HASH, "")
                 present[(kind, body["metadata"]["name"])] = digest
         return present
 
-    def tokens_of(self, uid: str) -> list[TokenView]:
+    def tokens_of(self, namespace: str, uid: str) -> list[TokenView]:
         """The Secrets with tokens that the resource with this UID controls."""
-        return self.tokens.by_index(OWNER_UID, uid)
+        return self.tokens.by_index(OWNER_UID, uid, namespace)
 
-    def taken_by(self, uid: str, secret: str) -> tuple[str, ...]:
+    def taken_by(self, namespace: str, uid: str, secret: str) -> tuple[str, ...]:
         """The tokens in one of its Secrets that its services take, newest first; none until the Secret is there."""
-        return next((held.taken for held in self.tokens_of(uid) if held.name == secret), ())
+        return next((held.taken for held in self.tokens_of(namespace, uid) if held.name == secret), ())

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from shoal.api.v1alpha1.common import DURATION
+from shoal.api.v1alpha1.common import DURATION, POSITIVE_DURATION
 from shoal.crdgen import generate
 
 Json = dict[str, Any]
@@ -99,6 +99,8 @@ def _type(node: Json) -> str:
         return f"map to {_type(node['additionalProperties'])}"
     if "enum" in node:
         return " \\| ".join(f"`{value}`" for value in node["enum"])
+    if node.get("pattern") == POSITIVE_DURATION:
+        return "duration > 0"
     return "duration" if node.get("pattern") == DURATION else str(node["type"])
 
 
@@ -111,7 +113,7 @@ _LIMITS = (
 
 def _cell(node: Json) -> str:
     """What the field means, and what its value must be."""
-    told = {key: value for key, value in node.items() if node.get("pattern") != DURATION}
+    told = {key: value for key, value in node.items() if node.get("pattern") not in (DURATION, POSITIVE_DURATION)}
     limits = ", ".join(words.format(_escaped(str(told[key]))) for key, words in _LIMITS if key in told)
     return " ".join(each for each in (_escaped(node.get("description", "")), f"({limits})" if limits else "") if each)
 

@@ -113,9 +113,10 @@ class Store(Generic[T]):
         """Return all objects with identity and version."""
         return list(self._entries.values())
 
-    def by_index(self, index: str, value: str) -> list[T]:
-        """Return the objects that the index `index` files under `value`, in no particular order."""
-        return [entry.value for entry in self.entries_by_index(index, value)]
+    def by_index(self, index: str, value: str, namespace: str | None = None) -> list[T]:
+        """Return the objects that the index `index` files under `value`, of one namespace or all, in no order."""
+        entries = self.entries_by_index(index, value)
+        return [entry.value for entry in entries if namespace is None or entry.key.namespace == namespace]
 
     def entries_by_index(self, index: str, value: str) -> list[Entry[T]]:
         """As `by_index`, with identity and version. Raises `KeyError` for an index that was never declared."""

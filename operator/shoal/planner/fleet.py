@@ -126,7 +126,9 @@ def _counts(
         return dict(
             zip(names, sizing.engines_per_group(spec.worker_groups, spec.replicas), strict=True)
         ), sizing.ScaleMemory()
-    total, memory = sizing.settle_engines(_held(observed, memory), low, high, _load(observed.gateway), spec.autoscale, memory, now)
+    total, memory = sizing.settle_engines(
+        _held(observed, memory), low, high, _load(observed.gateway), spec.autoscale, memory, now
+    )
     return dict(zip(names, sizing.engines_per_group(spec.worker_groups, total), strict=True)), memory
 
 
@@ -162,12 +164,18 @@ def _plan_group(
     for removal in plan.remove:
         pod = removal.pod
         # Where the fleet is to rest and no gateway answers, no request can come and nobody could drain.
-        if removal.gracious and (observed.gateway.value is not None or not spec.suspend):
+        if removal.gracious and (_answers(observed) or not spec.suspend):
             actions.append(DrainEngine(pod.name, pod.uid, removal.reason, pod.holder))
         else:
             actions.append(DeletePod(expectation(group.name), pod.name, pod.uid, removal.reason, pod.holder))
     actions += [CreatePod(expectation(group.name), manifest)] * plan.create
     return actions, plan.partial
+
+
+def _answers(observed: FleetObserved) -> bool:
+    """Whether the gateway answers, or has not been asked yet by an operator that has just started."""
+    asked = any(pod.role == Role.GATEWAY and pod.ip for pod in observed.pods) and not observed.gateway.error
+    return observed.gateway.value is not None or asked
 
 
 def _blocked(desired: FleetDesired, observed: FleetObserved, group: str) -> Blocked | None:
@@ -238,7 +246,9 @@ def _verdicts(
     moving |= status.replicas != status.desired_replicas
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
-    degraded = health.degraded(observed.pods, blocked=blocked, refused=observed.expected.refused)
+    missing = status.replicas < status.desired_replicas or not any(pod.role == Role.GATEWAY for pod in observed.pods)
+    refused = observed.expected.refused if missing else ""
+    degraded = health.degraded(observed.pods, blocked=blocked, refused=refused)
     if not degraded.status and observed.gateway.value is not None and observed.gateway.value.update_error:
         degraded = Verdict("Degraded", True, "WeightUpdateFailed", observed.gateway.value.update_error)
     return [available, progressing, degraded]

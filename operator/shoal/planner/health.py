@@ -27,7 +27,7 @@ def degraded(
         pods: the pods of a resource.
         healthy: the reason where there is no trouble.
         blocked: what keeps pods from being made at all; it is told first.
-        refused: why the API server would not have a pod; it is asked again, more and more slowly.
+        refused: why the API server would not have a pod that is missing; it is asked again, more and more slowly.
     """
     if blocked is not None:
         return Verdict("Degraded", True, blocked.reason, blocked.message)

@@ -35,7 +35,8 @@ LINGER_SECONDS = 60.0
 class DependencyView:
     """A pool or fleet that the job uses; `conditions` is empty until its controller has looked at it.
 
-    One that is `owned` and does not exist yet is no trouble: the same pass creates it.
+    One that is `owned` and does not exist yet is no trouble: the same pass creates it. One that should be and is
+    somebody else's (`foreign`) is left alone.
     """
 
     kind: str
@@ -43,15 +44,18 @@ class DependencyView:
     exists: bool
     conditions: Sequence[Condition] = ()
     owned: bool = False
+    foreign: bool = False
 
     @property
     def available(self) -> bool:
         """Whether it serves."""
-        return self.exists and conditions.is_true(self.conditions, "Available")
+        return self.exists and not self.foreign and conditions.is_true(self.conditions, "Available")
 
     @property
     def trouble(self) -> str:
-        """Its Degraded message, or ""."""
+        """What is wrong with it, or ""."""
+        if self.foreign:
+            return f"{self.kind} {self.name} is there and not this job's: use it by `ref`, or rename the job"
         for condition in self.conditions:
             if condition.type == "Degraded" and condition.status == "True":
                 return f"{self.kind} {self.name}: {condition.reason}: {condition.message}"
@@ -78,7 +82,6 @@ class JobObserved:
     """Everything a pass over one job sees."""
 
     generation: int
-    created_at: float
     status: RLJobStatus
     pods: Sequence[PodView]
     children: Mapping[tuple[str, str], str]
@@ -115,7 +118,8 @@ def plan_job(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, now: f
     verdicts = over or _end_of(spec, observed, now)
     running = not verdicts and not _rests(spec, observed)
     actions: list[Action] = list(observed.queue.actions)
-    actions += list(changed_children(desired.children if running else desired.resting, observed.children))
+    children = desired.children if running else desired.resting
+    actions += list(changed_children(_own(children, observed), observed.children))
     ended_at = _ended_at(observed.status, now) if verdicts else None
     actions += _pod_actions(spec, desired, observed, running, ended_at, now)
     status = _status(spec, desired, observed, verdicts, now)
@@ -124,6 +128,12 @@ def plan_job(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, now: f
     if ended_at is not None and ttl is not None and now >= ended_at + ttl:
         actions.append(DeleteSelf())
     return Plan(tuple(actions), status.to_json(), _requeue(spec, observed, status, ended_at, now))
+
+
+def _own(children: Sequence[Manifest], observed: JobObserved) -> list[Manifest]:
+    """The children less those whose name somebody else's object has: applying would take that over."""
+    foreign = {(view.kind, view.name) for view in (observed.fleet, *observed.environments) if view.foreign}
+    return [child for child in children if (child["kind"], child["metadata"]["name"]) not in foreign]
 
 
 def _rests(spec: RLJobSpec, observed: JobObserved) -> bool:
@@ -164,18 +174,19 @@ def _end_of(spec: RLJobSpec, observed: JobObserved, now: float) -> list[Verdict]
 
 
 def _attempts(observed: JobObserved) -> RoleAttempts:
-    """Failures per role: restarts of the pods that exist, never fewer than were counted before."""
+    """Failures per role so far: restarts of containers, and pods that failed as a whole.
 
-    def failures(role: str, before: int) -> int:
-        pods = [pod for pod in observed.pods if pod.role == role]
-        return max(before, sum(pod.restarts + int(pod.phase == "Failed") for pod in pods))
-
+    Each failure of a pod is counted once, and stays counted when another pod takes its place.
+    """
     old = observed.status.attempts
-    return RoleAttempts(
-        trainer=failures(Role.TRAINER, old.trainer),
-        data=failures(Role.DATA, old.data),
-        agents=failures(Role.AGENT, old.agents),
-    )
+    roles = {Role.TRAINER: old.trainer, Role.DATA: old.data, Role.AGENT: old.agents}
+    counted: dict[str, int] = {}
+    for pod in observed.pods:
+        failures = pod.restarts + int(pod.phase == "Failed")
+        if pod.role in roles and failures:
+            counted[pod.uid] = failures
+            roles[pod.role] += max(0, failures - old.counted.get(pod.uid, 0))
+    return RoleAttempts(trainer=roles[Role.TRAINER], data=roles[Role.DATA], agents=roles[Role.AGENT], counted=counted)
 
 
 def _pod_actions(
@@ -270,7 +281,7 @@ def _verdicts(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> lis
         _environments_ready(observed),
         _dependency_ready("FleetReady", observed.fleet),
         _trainer_ready(observed, ready=ready),
-        _degraded(observed, end),
+        _degraded(spec, observed, end),
         *_admitted(observed),
     ]
     if end:
@@ -330,10 +341,13 @@ def _dependency_ready(type_: str, dependency: DependencyView) -> Verdict:
     )
 
 
-def _degraded(observed: JobObserved, end: list[Verdict]) -> Verdict:
+def _degraded(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> Verdict:
     if end:
         return Verdict("Degraded", False, "Ended")
-    own = health.degraded(observed.pods, refused=observed.expected.refused)
+    roles = [pod.role for pod in observed.pods if not pod.deleting]
+    wanted = {Role.DATA: 1, Role.TRAINER: 1, Role.AGENT: spec.agents.replicas}
+    missing = not _rests(spec, observed) and any(roles.count(role) < number for role, number in wanted.items())
+    own = health.degraded(observed.pods, refused=observed.expected.refused if missing else "")
     if own.status:
         return own
     for dependency in (observed.fleet, *observed.environments):

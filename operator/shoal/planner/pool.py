@@ -136,13 +136,16 @@ def _change_members(
     if observed.blocked is not None and not spec.suspend:
         return [], False
     # Where the pool is to rest and no broker answers, nobody can lease and nobody could retire.
-    answers = observed.broker.value is not None or not spec.suspend
+    asked = any(pod.role == Role.BROKER and pod.ip for pod in observed.pods) and not observed.broker.error
+    answers = observed.broker.value is not None or asked or not spec.suspend
     actions: list[Action] = []
     partial = False
     left = min(LARGEST_BATCH, spec.scale.refill_rate if observed.allowance is None else observed.allowance)
+    most = dict(zip(desired.members, _most(spec, list(desired.members)), strict=True))
     for variant, manifest in desired.members.items():
         pods = _members_of(observed.pods, variant)
-        plan = _plan_members(spec, pods, counts[variant], manifest, variant, observed, left, now)
+        limits = _limits(spec, counts[variant], most[variant], left)
+        plan = _plan_members(spec, pods, counts[variant], manifest, variant, observed, limits, now)
         left -= plan.create
         actions += _member_actions(plan, manifest, variant, answers=answers)
         partial |= plan.partial
@@ -222,19 +225,31 @@ def _plan_members(
     manifest: Manifest,
     variant: str,
     observed: PoolObserved,
-    allowance: int,
+    limits: Limits,
     now: float,
 ) -> PodSetPlan:
     return plan_podset(
         pods,
         count,
         manifest["metadata"]["annotations"][SPEC_HASH],
-        limits=Limits(surge=surge_of(count), unavailable=0, max_pending=spec.scale.max_pending, max_creates=allowance),
+        limits=limits,
         creating=observed.expected.creating(expectation(variant)),
         deletions=observed.expected.deletions,
         busy=lambda pod: _slots(observed.broker, pod).leased,
         replace=_replacement_reason(spec, observed.broker, now),
     )
+
+
+def _most(spec: EnvironmentPoolSpec, variants: list[str]) -> list[int]:
+    """Members per variant that are never exceeded, not by surge either."""
+    return sizing.split_by_weight(max(spec.scale.max, spec.replicas or 0), _weights(spec, variants))
+
+
+def _limits(spec: EnvironmentPoolSpec, count: int, most: int, allowance: int) -> Limits:
+    """Replacement by surge where there is room for it; in a full pool a member goes before its successor comes."""
+    surge = min(surge_of(count), max(0, most - count))
+    unavailable = 0 if surge else 1
+    return Limits(surge, unavailable, max_pending=spec.scale.max_pending, max_creates=allowance)
 
 
 def _slots(broker: Reading[PoolReading], pod: PodView) -> MemberSlots:
@@ -357,4 +372,6 @@ def _verdicts(
     moving |= status.ready_replicas != status.replicas
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
-    return [available, progressing, health.degraded(observed.pods, blocked=blocked, refused=observed.expected.refused)]
+    missing = status.replicas < status.desired_replicas or not any(pod.role == Role.BROKER for pod in observed.pods)
+    refused = observed.expected.refused if missing else ""
+    return [available, progressing, health.degraded(observed.pods, blocked=blocked, refused=refused)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.api.labels import PREVIOUS_TOKEN_KEY, RENEW_TOKEN, TOKEN_KEY, TOKEN_RENEWED_AT
-from shoal.planner.actions import Action, Event, ForgetToken, RenewToken
+from shoal.planner.actions import Action, ForgetToken, RenewToken
 from shoal.planner.times import parse_timestamp, soonest
 
 Json = dict[str, Any]
@@ -86,17 +86,12 @@ def plan_tokens(tokens: Iterable[TokenView], policy: TokenPolicy, now: float) ->
         if held.previous and age < policy.overlap:
             waits.append(policy.overlap - age)
         elif held.asked or not held.token or 0 < policy.max_age <= age:
-            actions += [RenewToken(held.name, held.resource_version, held.token), _told(held, policy)]
+            actions.append(RenewToken(held.name, held.resource_version, held.token))
         elif held.previous or held.previous is None:
             actions.append(ForgetToken(held.name, held.resource_version))
         elif policy.max_age > 0:
             waits.append(policy.max_age - age)
     return actions, soonest(*waits)
-
-
-def _told(held: TokenView, policy: TokenPolicy) -> Event:
-    text = f"secret {held.name}: a new token; the one before is taken for {policy.overlap:.0f} s more"
-    return Event("Normal", "TokenRenewed", text)
 
 
 def _decoded(value: str | None) -> str | None:

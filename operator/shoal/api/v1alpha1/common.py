@@ -18,7 +18,12 @@ DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 PERCENT_OR_COUNT = r"^(100|[0-9]{1,2})%$"
 
+_PART = r"[0-9]+(\.[0-9]+)?(ms|s|m|h)"
+_MORE_THAN_NOTHING = r"([0-9]*[1-9][0-9]*(\.[0-9]+)?|[0-9]+\.[0-9]*[1-9][0-9]*)(ms|s|m|h)"
+POSITIVE_DURATION = rf"^({_PART})*{_MORE_THAN_NOTHING}({_PART})*$"
+
 Duration = Annotated[str, Field(pattern=DURATION, max_length=32)]
+PositiveDuration = Annotated[str, Field(pattern=POSITIVE_DURATION, max_length=32)]
 Name = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=40)]
 
 
@@ -67,9 +72,15 @@ Decimal = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?$", 
 """A decimal number as text, because Kubernetes' API conventions allow no floating point."""
 
 
-def name_limit(characters: int) -> Cel:
-    """The rule that keeps the names of children, which are longer, within Kubernetes' 63 characters."""
-    return Cel(f"size(self.metadata.name) <= {characters}", f"the name must not be longer than {characters} characters")
+def name_rules(characters: int) -> tuple[Cel, ...]:
+    """The rules that keep the names of children, which are longer, names that a Service may have (RFC 1035)."""
+    return (
+        Cel(f"size(self.metadata.name) <= {characters}", f"the name must not be longer than {characters} characters"),
+        Cel(
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "the name must begin with a letter and have lower-case letters, digits and '-' alone, as Services have",
+        ),
+    )
 
 
 class TemplateMetadata(ApiModel):

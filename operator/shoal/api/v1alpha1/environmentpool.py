@@ -7,7 +7,15 @@ from pydantic import Field
 
 from shoal.api.base import ApiModel, Condition, StatusModel
 from shoal.api.markers import Cel, Column, ListMap, Resource, Scale
-from shoal.api.v1alpha1.common import CountOrPercent, Duration, FreeForm, Name, PodTemplate, name_limit
+from shoal.api.v1alpha1.common import (
+    CountOrPercent,
+    Duration,
+    FreeForm,
+    Name,
+    PodTemplate,
+    PositiveDuration,
+    name_rules,
+)
 
 
 class Protocol(StrEnum):
@@ -106,7 +114,7 @@ class ResetPolicy(ApiModel):
     """How a slot is made ready for the next lease."""
 
     verify: bool = Field(True, description="Check the slot after a reset; a slot that fails is quarantined.")
-    timeout: Annotated[Duration, Field(description="A reset that takes longer has failed.")] = "60s"
+    timeout: Annotated[PositiveDuration, Field(description="A reset that takes longer has failed.")] = "60s"
 
 
 class Lifecycle(ApiModel):
@@ -117,9 +125,9 @@ class Lifecycle(ApiModel):
     max_episodes: (
         Annotated[int, Field(ge=1, le=1_000_000_000, description="Episodes after which a member is replaced.")] | None
     ) = None
-    max_age: Annotated[Duration | None, Field(description="Age after which a member is replaced, between leases.")] = (
-        None
-    )
+    max_age: Annotated[
+        PositiveDuration | None, Field(description="Age after which a member is replaced, between leases.")
+    ] = None
     quarantine: Annotated[
         int, Field(ge=1, le=1000, description="Faults of one slot after which it is quarantined.")
     ] = 1
@@ -128,10 +136,10 @@ class Lifecycle(ApiModel):
 class LeasePolicy(ApiModel):
     """How long a lease lives, and how many may wait for one."""
 
-    heartbeat: Annotated[Duration, Field(description="How often a holder renews its lease.")] = "10s"
-    ttl: Annotated[Duration, Field(description="Time without renewal after which the member takes the slot back.")] = (
-        "30s"
-    )
+    heartbeat: Annotated[PositiveDuration, Field(description="How often a holder renews its lease.")] = "10s"
+    ttl: Annotated[
+        PositiveDuration, Field(description="Time without renewal after which the member takes the slot back.")
+    ] = "30s"
     max_episode_seconds: Annotated[
         int, Field(ge=1, le=604_800, description="Seconds after which a lease ends even when it is renewed.")
     ] = 1800
@@ -243,7 +251,7 @@ class EnvironmentPoolStatus(StatusModel):
 class EnvironmentPool(ApiModel):
     """A pool of warm environments that agents lease one slot at a time."""
 
-    cel: ClassVar[tuple[Cel, ...]] = (name_limit(47),)
+    cel: ClassVar[tuple[Cel, ...]] = name_rules(47)
     resource: ClassVar[Resource] = Resource(
         kind="EnvironmentPool",
         plural="environmentpools",

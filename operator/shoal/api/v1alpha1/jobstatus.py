@@ -55,11 +55,12 @@ class StalenessStatus(StatusModel):
 
 
 class RoleAttempts(StatusModel):
-    """Failures so far, by role."""
+    """Failures so far, by role; `counted` has those of pods that are there, by UID, so that none counts twice."""
 
     trainer: int = 0
     data: int = 0
     agents: int = 0
+    counted: dict[str, int] = Field(default_factory=dict)
 
 
 class RLJobStatus(StatusModel):

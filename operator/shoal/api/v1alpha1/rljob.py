@@ -6,7 +6,7 @@ from pydantic import Field
 
 from shoal.api.base import ApiModel
 from shoal.api.markers import Cel, Column, ListMap, Resource, immutable
-from shoal.api.v1alpha1.common import Decimal, ModelSpec, SharedStorage, name_limit
+from shoal.api.v1alpha1.common import Decimal, ModelSpec, SharedStorage, name_rules
 from shoal.api.v1alpha1.jobagents import Agents
 from shoal.api.v1alpha1.jobdata import Data
 from shoal.api.v1alpha1.jobplanes import EnvironmentSource, FleetSource
@@ -81,7 +81,7 @@ class RLJobSpec(ApiModel):
 class RLJob(ApiModel):
     """One training run, from a first policy to a better one."""
 
-    cel: ClassVar[tuple[Cel, ...]] = (name_limit(30),)
+    cel: ClassVar[tuple[Cel, ...]] = name_rules(30)
     resource: ClassVar[Resource] = Resource(
         kind="RLJob",
         plural="rljobs",

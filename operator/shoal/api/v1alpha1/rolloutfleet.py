@@ -15,7 +15,7 @@ from shoal.api.v1alpha1.common import (
     PodTemplate,
     ReplicaRange,
     SharedStorage,
-    name_limit,
+    name_rules,
 )
 
 
@@ -230,7 +230,7 @@ class RolloutFleetStatus(StatusModel):
 class RolloutFleet(ApiModel):
     """Inference engines behind one gateway; a trainer changes their weights while they serve."""
 
-    cel: ClassVar[tuple[Cel, ...]] = (name_limit(47),)
+    cel: ClassVar[tuple[Cel, ...]] = name_rules(47)
     resource: ClassVar[Resource] = Resource(
         kind="RolloutFleet",
         plural="rolloutfleets",
