@@ -51,8 +51,10 @@ class FakeKueue:
                 await self._set(workload, _condition("Evicted", "Deactivated", "The workload is deactivated"))
                 self._note("evicted Deactivated")
             elif self.evict is not None and not _is(workload, "Evicted"):
-                (reason, message), self.evict = self.evict, None
+                reason, message = self.evict
                 await self._set(workload, _condition("Evicted", reason, message))
+                # Only now: a conflict with another writer's status must not lose the eviction.
+                self.evict = None
                 self._note(f"evicted {reason}")
             return
         if _is(workload, "Evicted"):
