@@ -36,8 +36,10 @@ class LeadershipLostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LeaseTimes:
-    """Seconds. A dead leader is replaced after `duration` and 1.2 `retry`, by which its last sign may have been seen late:
-    17.6 s at most, within the promised 20 s."""
+    """Seconds. A dead leader is replaced after `duration`, and 1.2 `retry` by which its last sign may be seen late.
+
+    That is 17.6 s at most, within the promised 20 s.
+    """
 
     duration: float = 15.0
     renew_deadline: float = 10.0
