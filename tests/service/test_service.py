@@ -253,3 +253,11 @@ def test_version_spans_are_ordered() -> None:
     assert VersionSpan(version=1, start=0, end=3).end == 3
     with pytest.raises(ValueError, match="before start"):
         VersionSpan(version=1, start=3, end=2)
+
+
+async def test_an_answer_that_does_not_fit_is_a_problem_of_the_service(server: str) -> None:
+    async with ServiceClient(server, token="secret") as client:
+        with pytest.raises(ProblemError) as caught:
+            await client.get("/open/door", Echo)
+    assert (caught.value.name, caught.value.status) == ("bad-answer", 502)
+    assert "Echo" in caught.value.detail

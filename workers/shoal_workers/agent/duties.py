@@ -49,8 +49,9 @@ class Duties:
         try:
             await _patiently(lambda: self._client.post(path, None, AssignmentRenewed, params=attempt, idempotent=True))
         except ProblemError as error:
-            logger.warning("assignment lost", extra={"assignment": assignment.id, "cause": str(error)})
-            return False
+            logger.warning("assignment not renewed", extra={"assignment": assignment.id, "cause": str(error)})
+            # Any other refusal says nothing of the assignment; the next renewal may be taken.
+            return error.status not in (404, 409, 410)
         return True
 
     async def record(self, record: TrajectoryRecord) -> Accepted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from shoal_workers.gateway.routing import Candidate, Router
@@ -90,7 +91,9 @@ class Admission:
             if waiter.future.done() and not waiter.future.cancelled():
                 self.release(waiter.future.result())
             else:
-                self._queue.remove(waiter)
+                # A wake-up between the cancellation and here has dropped it already.
+                with suppress(ValueError):
+                    self._queue.remove(waiter)
             raise
 
     def release(self, name: str) -> None:

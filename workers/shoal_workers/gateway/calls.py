@@ -112,8 +112,11 @@ class Calls:
         try:
             answer = await authorized(self._credential, lambda headers: self._ask(name, body, headers))
         except ProblemError as error:
+            if error.status == 401:
+                # The engine refuses this gateway, not the caller: its token is not the newest yet.
+                error = ProblemError("engine-not-ready", f"{name}: {error.detail}", status=503)
             if error.name not in _TRY_ELSEWHERE and error.status != 503:
-                raise
+                raise error
             if error.name != "stale-weights":
                 self._engines.suspect(name)
             return name, error

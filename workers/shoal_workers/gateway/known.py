@@ -30,6 +30,8 @@ class Known:
     lost: bool = False
     detail: str = ""
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
+    given_up: set[asyncio.Task[object]] = field(default_factory=set)
+    """Tasks that `lose` cancelled: a report may come, and `lost` be over, before they run."""
 
     def lose(self) -> None:
         """Give the engine up: whatever waits for its answer fails now.
@@ -37,7 +39,8 @@ class Known:
         A machine that vanishes closes no connection, so a call to it would wait for its whole timeout.
         """
         self.lost = True
-        for task in self.tasks:
+        for task in self.tasks - self.given_up:
+            self.given_up.add(task)
             task.cancel()
 
     @contextmanager
@@ -49,8 +52,9 @@ class Known:
         try:
             yield
         except asyncio.CancelledError:
-            if not self.lost or task.uncancel() > 0:
+            if task not in self.given_up or task.uncancel() > 0:
                 raise
             raise ProblemError("engine-lost", f"{self.report.name} fell silent", status=503) from None
         finally:
             self.tasks.discard(task)
+            self.given_up.discard(task)

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 import aiohttp
 import orjson
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from shoal_workers.service.credentials import Token, as_credential, authorized
 from shoal_workers.service.problems import ProblemError, problem_from_body
@@ -121,14 +121,21 @@ class ServiceClient:
         raise failure
 
     async def get(self, path: str, model: type[ModelT], **options: Any) -> ModelT:
-        """GET, read as `model`."""
-        return (await self.call("GET", path, **options)).read(model)
+        """GET, read as `model`; an answer that does not fit raises ProblemError `bad-answer` (status 502)."""
+        return self._read(await self.call("GET", path, **options), path, model)
 
     async def post(
         self, path: str, body: BaseModel | Mapping[str, Any] | None, model: type[ModelT], **options: Any
     ) -> ModelT:
-        """POST, read as `model`."""
-        return (await self.call("POST", path, body, **options)).read(model)
+        """POST, read as `model`; an answer that does not fit raises ProblemError `bad-answer` (status 502)."""
+        return self._read(await self.call("POST", path, body, **options), path, model)
+
+    def _read(self, reply: Reply, path: str, model: type[ModelT]) -> ModelT:
+        try:
+            return reply.read(model)
+        except ValidationError as error:
+            detail = f"{self.base_url}{path}: no {model.__name__}: {error.errors(include_url=False)[0]['msg']}"
+            raise ProblemError("bad-answer", detail, status=502) from None
 
     async def put(self, path: str, body: BaseModel | Mapping[str, Any] | None, **options: Any) -> Reply:
         """PUT."""

@@ -25,6 +25,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield temporary
         for path in temporary.rglob("*"):
             _synchronize(path)
+        _synchronize(temporary)
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
         _synchronize(target.parent)
@@ -38,6 +39,7 @@ def replace_file(target: Path, content: bytes) -> None:
     temporary.write_bytes(content)
     _synchronize(temporary)
     temporary.replace(target)
+    _synchronize(target.parent)
 
 
 def sha256(path: Path) -> str:
