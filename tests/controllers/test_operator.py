@@ -257,6 +257,30 @@ async def test_what_the_api_server_refuses_becomes_a_condition_and_is_asked_agai
     await bench.until(mended, "the pool is well")
 
 
+@pytest.mark.parametrize("kind", ["Service", "Secret"])
+async def test_an_object_that_somebody_made_by_hand_keeps_its_name(bench: Bench, kind: str) -> None:
+    resource, name = {"Service": (SERVICES, "sample-broker"), "Secret": (SECRETS, "sample-pool-token")}[kind]
+    content: Json = {"spec": {"ports": [{"port": 80}], "selector": {"app": "theirs"}}} if kind == "Service" else {}
+    theirs = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, **content}
+    before = await bench.client.create(resource, theirs, bench.namespace)
+    await bench.apply(ENVIRONMENT_POOLS, pinned(1))
+
+    async def told() -> bool:
+        condition = await bench.condition(ENVIRONMENT_POOLS, "Degraded")
+        return condition.get("reason") == "NameTaken" and f"{kind} {name}" in condition["message"]
+
+    await bench.until(told, "the pool says whose name it wants")
+    assert await bench.client.get(resource, name, bench.namespace) == before
+    assert await bench.pods("environment") == []
+    await bench.client.delete(resource, name, bench.namespace)
+    await bench.until(lambda: _count(bench, "environment", 1), "a member, once the name is free")
+
+    async def mended() -> bool:
+        return (await bench.condition(ENVIRONMENT_POOLS, "Degraded"))["status"] == "False"
+
+    await bench.until(mended, "the pool is well")
+
+
 async def test_a_fleet_has_a_gateway_and_its_engines(bench: Bench) -> None:
     body = changed("RolloutFleet", "spec.workerGroups", [{"name": "a", "replicas": {"min": 2, "max": 3}}])
     await bench.apply(ROLLOUT_FLEETS, body)

@@ -104,6 +104,7 @@ class Effects:
         self._holders = holders
         self._neighbours = neighbours
         self._refusals: dict[tuple[str, str], str] = {}
+        self._taken: dict[str, str] = {}
         self._expectations = expectations
         self._recorder = recorder
         self._peers = peers
@@ -119,7 +120,7 @@ class Effects:
                 creations[role] = creations.get(role, 0) + len(pending.creations)
                 deletions |= pending.deletions
         refused = next((self._refusals[key] for role in roles if (key := (owner.uid, role)) in self._refusals), "")
-        return Expected(creations, frozenset(deletions), refused)
+        return Expected(creations, frozenset(deletions), refused, self._taken.get(owner.uid, ""))
 
     async def perform(self, subject: Subject, actions: Iterable[Action]) -> None:
         """Do everything: shared children first and in order, pods side by side; raises the first error at the end."""
@@ -129,6 +130,7 @@ class Effects:
             (ordered if _goes_first(action) else parallel).append(action)
         for action in ordered:
             await self._one(subject, action)
+        self._taken.pop(subject.owner.uid, None)
         limit = asyncio.Semaphore(PARALLEL_WRITES)
 
         async def bounded(action: Action) -> None:
@@ -143,10 +145,10 @@ class Effects:
     async def _one(self, subject: Subject, action: Action) -> None:
         owner = subject.owner
         match action:
-            case Apply(manifest):
-                await self._apply(owner, manifest)
+            case Apply(manifest, first):
+                await self._apply(owner, manifest, first=first)
             case CreateOnce(manifest):
-                await self._create_once(manifest, owner.namespace)
+                await self._create_once(owner, manifest)
             case RenewToken(secret, version, current):
                 change = token_renewed(new_token(), current, self._clock.wall())
                 if await self._change_token(owner, secret, version, change):
@@ -183,12 +185,15 @@ class Effects:
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a resource that is gone."""
         self._refusals = {key: text for key, text in self._refusals.items() if key[0] != uid}
+        self._taken.pop(uid, None)
 
-    async def _apply(self, owner: Owner, manifest: dict[str, Any]) -> None:
+    async def _apply(self, owner: Owner, manifest: dict[str, Any], *, first: bool) -> None:
         kind = manifest["kind"]
         resource = self._resource(kind)
         if resource is None:
             return
+        if first:
+            await self._look_for_another(owner, resource, manifest)
         self._refusals.pop((owner.uid, kind), None)
         try:
             await self._client.apply(resource, manifest, owner.namespace)
@@ -217,10 +222,35 @@ class Effects:
         with suppress(NotFoundError, ConflictError):  # a newer version decides afresh, as soon as the cache shows it
             await self._client.patch_status(resource, name, status, owner.namespace, resource_version=version)
 
-    async def _create_once(self, manifest: dict[str, Any], namespace: str) -> None:
-        await self._ignore(
-            AlreadyExistsError, lambda: self._client.create(RESOURCES[manifest["kind"]], manifest, namespace)
+    async def _create_once(self, owner: Owner, manifest: dict[str, Any]) -> None:
+        resource = RESOURCES[manifest["kind"]]
+        try:
+            await self._client.create(resource, manifest, owner.namespace)
+        except AlreadyExistsError:
+            await self._look_for_another(owner, resource, manifest)
+
+    async def _look_for_another(self, owner: Owner, resource: Resource, manifest: dict[str, Any]) -> None:
+        """Raises AlreadyExistsError where an object that is not this owner's has the child's name.
+
+        Applied over, a Service that a team made by hand would lead its callers into a pool. The pass comes again by
+        itself, because nobody follows that object.
+        """
+        name = manifest["metadata"]["name"]
+        # A list of one, because the operator may list its children's kinds and needs no other permission for them.
+        page = await self._client.list(resource, owner.namespace, fields=f"metadata.name={name}", limit=0)
+        found = next((each for each in page.items if each["metadata"]["name"] == name), None)
+        if found is None:
+            return
+        claims = found["metadata"].get("ownerReferences") or []
+        if any(claim["uid"] == owner.uid for claim in claims):
+            return
+        text = (
+            f"{manifest['kind']} {name} is there and does not belong to {owner.kind} {owner.name}: rename one of them"
         )
+        if not any((claim["kind"], claim["name"]) == (owner.kind, owner.name) for claim in claims):
+            # One that an earlier resource of this name has left is removed by the garbage collector in a moment.
+            self._taken[owner.uid] = text
+        raise AlreadyExistsError(text, status=409, reason="AlreadyExists")
 
     async def _change_token(self, owner: Owner, secret: str, version: str, change: dict[str, Any]) -> bool:
         """Whether the Secret was still of this version; a newer one decides afresh, as soon as the cache shows it."""

@@ -10,9 +10,13 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply of a shared child (Service, Secret, an owned custom resource)."""
+    """Server-side apply of a shared child (Service, NetworkPolicy, an owned custom resource).
+
+    `first`: it is not known to exist. Whoever has its name already keeps it.
+    """
 
     manifest: Manifest
+    first: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,5 +20,5 @@ def changed_children(children: Sequence[Manifest], present: Mapping[tuple[str, s
         if digest is None:
             actions += [CreateOnce(child)] if stored is None else []
         elif stored != digest:
-            actions.append(Apply(child))
+            actions.append(Apply(child, first=stored is None))
     return actions

@@ -248,7 +248,7 @@ def _verdicts(
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
     missing = status.replicas < status.desired_replicas or not any(pod.role == Role.GATEWAY for pod in observed.pods)
     refused = observed.expected.refused if missing else ""
-    degraded = health.degraded(observed.pods, blocked=blocked, refused=refused)
+    degraded = health.degraded(observed.pods, blocked=blocked, refused=refused, taken=observed.expected.taken)
     if not degraded.status and observed.gateway.value is not None and observed.gateway.value.update_error:
         degraded = Verdict("Degraded", True, "WeightUpdateFailed", observed.gateway.value.update_error)
     return [available, progressing, degraded]

@@ -19,7 +19,12 @@ _REASONS = {
 
 
 def degraded(
-    pods: Iterable[PodView], *, healthy: str = "AllHealthy", blocked: Blocked | None = None, refused: str = ""
+    pods: Iterable[PodView],
+    *,
+    healthy: str = "AllHealthy",
+    blocked: Blocked | None = None,
+    refused: str = "",
+    taken: str = "",
 ) -> Verdict:
     """The Degraded condition: the first trouble found, with the pod's name and the message it left.
 
@@ -28,9 +33,12 @@ def degraded(
         healthy: the reason where there is no trouble.
         blocked: what keeps pods from being made at all; it is told first.
         refused: why the API server would not have a pod that is missing; it is asked again, more and more slowly.
+        taken: which child could not be made because somebody else's object has its name; looked at again likewise.
     """
     if blocked is not None:
         return Verdict("Degraded", True, blocked.reason, blocked.message)
+    if taken:
+        return Verdict("Degraded", True, "NameTaken", taken)
     if refused:
         return Verdict("Degraded", True, "CreateRefused", refused)
     for pod in sorted(pods, key=lambda pod: (pod.role, pod.name)):

@@ -347,7 +347,8 @@ def _degraded(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> Ver
     roles = [pod.role for pod in observed.pods if not pod.deleting]
     wanted = {Role.DATA: 1, Role.TRAINER: 1, Role.AGENT: spec.agents.replicas}
     missing = not _rests(spec, observed) and any(roles.count(role) < number for role, number in wanted.items())
-    own = health.degraded(observed.pods, refused=observed.expected.refused if missing else "")
+    refused = observed.expected.refused if missing else ""
+    own = health.degraded(observed.pods, refused=refused, taken=observed.expected.taken)
     if own.status:
         return own
     for dependency in (observed.fleet, *observed.environments):

@@ -105,12 +105,14 @@ def _trouble(containers: list[dict[str, Any]], status: dict[str, Any]) -> Troubl
 class Expected:
     """Effects of this process that its cache does not show yet.
 
-    `refused` says why the API server would not have a pod when it was last asked: a quota, an admission policy.
+    `refused` says why the API server would not have a pod when it was last asked: a quota, an admission policy;
+    `taken`, which child could not be made because somebody else's object has its name.
     """
 
     creations: dict[str, int] = field(default_factory=dict)
     deletions: frozenset[str] = frozenset()
     refused: str = ""
+    taken: str = ""
 
     def creating(self, role: str) -> int:
         """Pods of this role that were asked for and not seen yet."""

@@ -374,4 +374,8 @@ def _verdicts(
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
     missing = status.replicas < status.desired_replicas or not any(pod.role == Role.BROKER for pod in observed.pods)
     refused = observed.expected.refused if missing else ""
-    return [available, progressing, health.degraded(observed.pods, blocked=blocked, refused=refused)]
+    return [
+        available,
+        progressing,
+        health.degraded(observed.pods, blocked=blocked, refused=refused, taken=observed.expected.taken),
+    ]
