@@ -37,6 +37,8 @@ SWEEP_SECONDS = 0.5
 HOLD_SECONDS = 30.0
 WAIT_WINDOW = 1000
 SOON_SECONDS = 0.05
+# A guard that does not answer is asked once more, see `_ask_guard`.
+GRANT_TRIES = 2
 
 logger = logging.getLogger(__name__)
 
@@ -199,12 +201,20 @@ class Broker:
             await asyncio.wait({answer}, timeout=min(limit, SOON_SECONDS))
             if not answer.done() and limit > SOON_SECONDS:
                 await _first_of(answer, gone, limit - SOON_SECONDS)
-            # A grant that is on its way is worth its few milliseconds: it would be for nobody.
-            while entry.granting and not answer.done():
-                await asyncio.wait({answer}, timeout=0.02)
+            await self._grant_on_its_way(entry, answer)
         finally:
             self.queue.leave(entry, self._clock())
         return answer.result() if answer.done() else None
+
+    async def _grant_on_its_way(self, entry: Waiting, answer: asyncio.Future[Lease | None]) -> None:
+        """A grant that is being tried is worth its few milliseconds: it would be for nobody.
+
+        Not for longer than guards may take. One that comes still later is in the ledger: the key's next poll gets it,
+        and without one its guard ends it after `ttl`.
+        """
+        deadline = time.monotonic() + GRANT_TRIES * self.config.guard_timeout
+        while entry.granting and not answer.done() and time.monotonic() < deadline:
+            await asyncio.wait({answer}, timeout=0.02)
 
     def _pump(self) -> None:
         while True:
@@ -218,23 +228,31 @@ class Broker:
 
     async def _grant(self, entry: Waiting, row: MemberRow) -> None:
         name, process = row.report.name, row.process
+        lease: Lease | None = None
         try:
-            grant = await self._ask_guard(entry, row)
+            lease = await self._granted(entry, row)
         except ProblemError as error:
             suspect = error.name != "no-free-slot"
             if suspect:
                 logger.warning("member did not grant", extra={"member": name, "detail": str(error)})
-            self.ledger.unreserve(name, process)
             self.ledger.refused(name, suspect=suspect)
-            self.queue.put_back(entry)
-        else:
+        except Exception:
+            # Whatever it was, the request must be tried elsewhere and the slot be free for others.
+            logger.exception("grant failed", extra={"member": name})
+            self.ledger.refused(name, suspect=True)
+        finally:
             self.ledger.unreserve(name, process)
-            lease = self._made(entry.request, row, grant)
-            if self.ledger.granted(name, grant, lease):
-                self._answer(entry, lease)
-            else:
-                self.queue.put_back(entry)
+        if lease is not None:
+            self._answer(entry, lease)
+        else:
+            self.queue.put_back(entry)
         self._pump()
+
+    async def _granted(self, entry: Waiting, row: MemberRow) -> Lease | None:
+        """The lease that the member grants; None when the member is gone meanwhile, and the lease with it."""
+        grant = await self._ask_guard(entry, row)
+        lease = self._made(entry.request, row, grant)
+        return lease if self.ledger.granted(row.report.name, grant, lease) else None
 
     async def _ask_guard(self, entry: Waiting, row: MemberRow) -> Grant:
         request = self._grant_request(entry.lease_id, entry.request)

@@ -17,17 +17,20 @@ from shoal_workers.service import ProblemError, ServiceClient, Token, backoff
 
 # One poll; shorter than what proxies cut off, long enough that waiting costs next to nothing.
 POLL_SECONDS = 20.0
+# No lease is so short that its renewal is given up sooner.
+SHORTEST_RENEWAL_SECONDS = 1.0
 _OVER = frozenset({"lease-lost", "unknown-lease"})
 
 logger = logging.getLogger(__name__)
 
 
 class LeaseKeeper:
-    """Renews one lease in the background; `lost` is set when the lease is over against our will."""
+    """Renews one lease in the background; `lost` is set when the lease is over against our will, and `why` says how."""
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.lost = asyncio.Event()
+        self.why = ""
 
 
 class BrokerClient:
@@ -92,10 +95,12 @@ class BrokerClient:
         reply = await self._client.call("POST", "/leases", request, timeout=wait + 30.0, idempotent=True)
         return reply.read(LeaseQueued) if reply.status == 202 else reply.read(Lease)
 
-    async def renew(self, lease: Lease, ttl: float | None = None) -> LeaseRenewed:
-        """One heartbeat; raises ProblemError `lease-lost` when the lease is over."""
+    async def renew(self, lease: Lease, ttl: float | None = None, timeout: float | None = None) -> LeaseRenewed:
+        """One heartbeat, answered within `timeout` seconds (None: the client's); raises ProblemError `lease-lost` when
+        the lease is over.
+        """
         path = f"/leases/{lease.id}:renew"
-        return await self._client.post(path, RenewRequest(ttl=ttl), LeaseRenewed, idempotent=True)
+        return await self._client.post(path, RenewRequest(ttl=ttl), LeaseRenewed, timeout=timeout, idempotent=True)
 
     async def release(self, lease: Lease, outcome: Outcome = Outcome.OK) -> None:
         """Give the slot back. A lease that is over already is fine; so is a broker that is away: the lease expires."""
@@ -114,18 +119,29 @@ class BrokerClient:
             yield keeper
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            # Not `await task` with CancelledError suppressed: that would also swallow a cancellation from outside.
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _keep(self, keeper: LeaseKeeper) -> None:
-        lease = keeper.lease
-        expires = time.monotonic() + lease.ttl
+        """Renew until the lease is over.
+
+        Only the guard decides that it is. Silence is none of its answers: a renewal may have reached the guard although
+        its answer was lost, so the lease is given up no sooner than `ttl` after it must have expired without that.
+        """
+        lease, failures = keeper.lease, 0
+        interval = min(lease.heartbeat, lease.ttl / 3)
+        given_up = time.monotonic() + 2 * lease.ttl
         while not keeper.lost.is_set():
-            await asyncio.sleep(min(lease.heartbeat, lease.ttl / 3))
+            # After a failure sooner than the next heartbeat: the lease goes on ageing while the broker starts again.
+            await asyncio.sleep(min(interval, backoff(failures)) if failures else interval)
             try:
-                await self.renew(lease)
-                expires = time.monotonic() + lease.ttl
-            except ProblemError as error:
-                if error.name in _OVER or time.monotonic() >= expires:
-                    logger.warning("lease lost", extra={"lease": lease.id, "detail": str(error)})
+                await self.renew(lease, timeout=max(interval, SHORTEST_RENEWAL_SECONDS))
+                failures, given_up = 0, time.monotonic() + 2 * lease.ttl
+            except Exception as error:
+                failures += 1
+                over = isinstance(error, ProblemError) and error.name in _OVER
+                if over or time.monotonic() >= given_up:
+                    unforeseen = not isinstance(error, ProblemError)
+                    logger.warning("lease lost", extra={"lease": lease.id, "detail": str(error)}, exc_info=unforeseen)
+                    keeper.why = str(error)
                     keeper.lost.set()
