@@ -14,7 +14,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from shoal.api.services.leases import BrokerStatus
-from shoal.api.services.models import GatewayStatus, GenerateRequest, GenerateResult, SessionRecord, SessionSegment
+from shoal.api.services.models import GatewayStatus, GenerateRequest, GenerateResult, SamplingParameters
 from shoal.api.services.roles.agent import AgentConfig
 from shoal.api.services.roles.broker import BrokerConfig
 from shoal.api.services.roles.environment import EnvironmentConfig, EnvironmentSource
@@ -33,6 +33,8 @@ from shoal_workers.environment.adapter import (
 )
 from shoal_workers.environment.member import Member
 from shoal_workers.environment.server import make_service as make_member
+from shoal_workers.gateway.routes import add_session_routes
+from shoal_workers.gateway.sessions import Sessions, within
 from shoal_workers.service import Identity, ProblemError, Service, ServiceClient, read, reply, serving
 from shoal_workers.service.server import listen, url_of
 from tests.data.play import config as data_config
@@ -40,6 +42,8 @@ from tests.models import IM_END, VOCABULARY, write_tokenizer
 
 GOAL = 3
 RIGHT = [VOCABULARY["right"], IM_END]
+GREEDY = SamplingParameters(max_tokens=100, temperature=0.0)
+"""How a program in a session asks for its tokens."""
 
 
 class FakeEnvironment(EnvironmentAdapter):
@@ -67,15 +71,19 @@ class FakeEnvironment(EnvironmentAdapter):
 
 @dataclass
 class FakeGateway:
-    """Answers what `answer` says for a prompt; raises what `failures` holds first; waits while `gate` is shut."""
+    """Answers what `answer` says for a prompt; raises what `failures` holds first; waits while `gate` is shut.
+
+    The sessions are the gateway's own; only the sampling in them is not.
+    """
 
     answer: Callable[[list[int]], list[int]] = lambda prompt: RIGHT
     version: int = 0
     failures: list[ProblemError] = field(default_factory=list)
     requests: list[GenerateRequest] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
-    sessions: dict[str, SessionRecord] = field(default_factory=dict)
+    sessions: Sessions = field(default_factory=Sessions)
     finish: str = "stop"
+    held_by: str = ""
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -86,37 +94,32 @@ class FakeGateway:
 
         @service.app.post("/generate")
         async def generate(request: Request) -> Response:
-            asked = await read(request, GenerateRequest)
-            self.requests.append(asked)
-            await self.gate.wait()
-            if self.failures:
-                raise self.failures.pop(0)
-            return reply(self._result(asked))
+            return reply(await self._sampled(await read(request, GenerateRequest)))
 
         @service.app.post("/sessions/{session}/v1/chat/completions")
         async def chat(session: str, request: Request) -> Response:
             await request.body()
-            segment = SessionSegment(
-                token_ids=[1, 2, *RIGHT],
-                loss_mask=[0, 0, 1, 1],
-                logprobs=[0.0, 0.0, -0.5, -0.5],
-                versions=[{"version": self.version, "start": 2, "end": 4}],  # type: ignore[list-item]
-            )
-            before = self.sessions.get(session, SessionRecord(id=session))
-            self.sessions[session] = before.model_copy(update={"segments": [*before.segments, segment]})
+            asked = GenerateRequest(request_id="r", prompt_token_ids=[1, 2], sampling=GREEDY)
+            call = within(session, self.sessions.settings(session), asked)
+            self.sessions.record(session, call.prompt_token_ids, await self._sampled(call))
             message = {"role": "assistant", "content": "right"}
             return Response(orjson.dumps({"choices": [{"index": 0, "message": message}]}))
 
-        @service.app.get("/sessions/{session}")
-        async def record(session: str) -> Response:
-            return reply(self.sessions.get(session, SessionRecord(id=session)))
-
-        @service.app.delete("/sessions/{session}")
-        async def forget(session: str) -> Response:
-            self.sessions.pop(session, None)
-            return Response(status_code=204)
-
+        add_session_routes(service, self.sessions, self.check_run)
         return service
+
+    def check_run(self, run: str) -> None:
+        """As the gateway does, for the run that `held_by` names."""
+        if self.held_by not in ("", run):
+            raise ProblemError("fleet-in-use", f"the fleet serves the weights of run {self.held_by!r}", status=503)
+
+    async def _sampled(self, asked: GenerateRequest) -> GenerateResult:
+        self.requests.append(asked)
+        self.check_run(asked.run)
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        return self._result(asked)
 
     def _result(self, asked: GenerateRequest) -> GenerateResult:
         tokens = self.answer(asked.prompt_token_ids)[: asked.sampling.max_tokens]
@@ -186,6 +189,7 @@ class Stage:
         )
         member = Member(config, Identity("member", "", "127.0.0.1", "uid"), Backend("fake", FakeEnvironment))
         member.url = f"http://127.0.0.1:{port}"
+        self.member = member
         await self.stack.enter_async_context(serving(make_member(member, None), port=port))
 
     def agent_config(self, **changes: Any) -> AgentConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,22 @@ import pytest
 
 from shoal.api.services.common import VersionSpan
 from shoal.api.services.roles.agent import AgentConfig
-from shoal.api.services.trajectories import AgentStatus, EpisodeOutcome
+from shoal.api.services.trajectories import AgentStatus, EpisodeOutcome, Segment
+from shoal_workers.agent import runner
 from shoal_workers.agent.chat import ChatHarness
+from shoal_workers.agent.episode import check_lengths
+from shoal_workers.agent.harness import EpisodeEnd, EpisodeFaultError
 from shoal_workers.agent.openai import OpenAIHarness
 from shoal_workers.service import ConfigurationError, ProblemError, ServiceClient
 from shoal_workers.tokens import ChatTokenizer
 from tests.agent.stage import RIGHT, stage, words
-from tests.models import IM_END
+from tests.models import IM_END, TEMPLATE, VOCABULARY, write_tokenizer
 
 ONE_GROUP: dict[str, Any] = {"max_staleness": 0, "batch_groups": 1}
+
+
+def span(start: int, end: int) -> VersionSpan:
+    return VersionSpan(version=0, start=start, end=end)
 
 
 async def test_a_trajectory_is_the_conversation_token_by_token(tmp_path: Path) -> None:
@@ -133,6 +141,22 @@ async def test_a_harness_with_a_defect_is_the_agents_error(tmp_path: Path, monke
         await scene.all_released()
 
 
+async def test_the_harness_config_holds_the_templates_variables(tmp_path: Path) -> None:
+    hinted = TEMPLATE.replace("{% endfor %}", "{% if hint %}{{ hint + ' ' }}{% endif %}{% endfor %}")
+    async with stage(tmp_path, **ONE_GROUP) as scene:
+        write_tokenizer(tmp_path / "model", hinted)
+        async with scene.agent(harness={"config": {"hint": "up"}}):
+            (segment,) = (await scene.trajectories())[0].segments
+        tokenizer = ChatTokenizer(tmp_path / "model")
+        opening = tokenizer.render([{"role": "user", "content": "state 0"}], hint="up")
+        second = tokenizer.continuation(RIGHT, [{"role": "user", "content": "state 1"}], hint="up")
+        assert VOCABULARY["up"] in opening
+        assert VOCABULARY["up"] in second
+        assert segment.token_ids[: len(opening) + 2 + len(second)] == [*opening, *RIGHT, *second]
+        with pytest.raises(ConfigurationError, match=r"harness\.config\.messages"):
+            ChatHarness(scene.agent_config(harness={"config": {"messages": []}}))
+
+
 async def test_evaluations_ask_for_their_weights_and_temperature(tmp_path: Path) -> None:
     evaluation = {"episodes": 2, "temperature": 0.0}
     async with stage(tmp_path, **ONE_GROUP, evaluation=evaluation) as scene, scene.agent():
@@ -141,38 +165,44 @@ async def test_evaluations_ask_for_their_weights_and_temperature(tmp_path: Path)
         assert kinds == {(0, 0.0), (None, 1.0)}
 
 
-async def solve(task: dict[str, Any], environment: Any, endpoint: Any) -> None:
-    """An agent program that knows nothing of Shoal but a base URL."""
-    result = await environment.reset()
-    if task.get("clumsy"):
-        raise ValueError("fell over")
-    async with ServiceClient(endpoint.base_url) as client:
-        while not result.done:
-            body = {"model": endpoint.model, "messages": [{"role": "user", "content": result.observation.text}]}
-            answer = (await client.call("POST", "/chat/completions", body)).json()
-            result = await environment.step(answer["choices"][0]["message"]["content"])
+async def test_model_calls_take_their_own_runs_weights_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fleet that another run still has is waited for, without an environment and without a fault."""
+    monkeypatch.setattr(runner, "FLEET_PAUSE_SECONDS", 0.01)
+    async with stage(tmp_path, **ONE_GROUP) as scene:
+        scene.gateway.held_by = "b"
+        async with scene.agent(run="a"):
+            await scene.until(lambda: len(scene.gateway.requests) > 0)
+            await scene.all_released()
+            asked = len(scene.gateway.requests)
+            await asyncio.sleep(0.2)
+            assert len(scene.gateway.requests) == asked, "episodes are begun although the fleet is another's"
+            scene.gateway.held_by = ""
+            await scene.trajectories()
+        assert {each.run for each in scene.gateway.requests} == {"a"}
+        assert await scene.faults("engine_error") == 0
 
 
-OPENAI = {"harness": {"type": "OpenAI", "module": "tests.agent.test_episodes:solve"}}
+async def test_an_episode_that_no_trainer_has_room_for_is_the_agents_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = Segment(token_ids=[1] * 201, loss_mask=[1] * 201, logprobs=[0.0] * 201, versions=[span(0, 201)])
+    short = Segment(token_ids=[1] * 200, loss_mask=[1] * 200, logprobs=[0.0] * 200, versions=[span(0, 200)])
+    check_lengths([short], 200)
+    with pytest.raises(EpisodeFaultError, match="segment 2 of 2 has 201 tokens, max_model_len is 200"):
+        check_lengths([short, long], 200)
+
+    async def endless(*_: object) -> EpisodeEnd:
+        return EpisodeEnd(EpisodeOutcome.OK, 1.0, 1, [long])
+
+    monkeypatch.setattr(ChatHarness, "play", endless)
+    async with stage(tmp_path, **ONE_GROUP) as scene:
+        async with scene.agent():
+            await scene.fault("agent_error")
+        assert scene.manager is not None
+        assert (await scene.manager.report()).proof.recorded == 0
 
 
-async def test_any_program_is_traced_by_its_base_url(tmp_path: Path) -> None:
-    async with stage(tmp_path, **ONE_GROUP) as scene, scene.agent(**OPENAI):
-        trajectory = (await scene.trajectories())[0]
-        assert (trajectory.reward, trajectory.turns, trajectory.outcome) == (1.0, 3, EpisodeOutcome.OK)
-        assert [segment.token_ids for segment in trajectory.segments] == [[1, 2, *RIGHT]] * 3
-        await scene.until(lambda: not scene.gateway.sessions)
-
-
-@pytest.mark.parametrize(
-    ("task", "outcome"), [({"break_at": 1}, "environment_error"), ({"clumsy": True}, "agent_error")]
-)
-async def test_a_programs_failures_have_their_names(tmp_path: Path, task: dict[str, Any], outcome: str) -> None:
-    async with stage(tmp_path, **ONE_GROUP, tasks={"inline": [task]}) as scene, scene.agent(**OPENAI):
-        await scene.fault(outcome)
-
-
-@pytest.mark.parametrize("module", ["nonsense", "no.such.module:solve", "tests.agent.test_episodes:OPENAI", ""])
+@pytest.mark.parametrize("module", ["nonsense", "no.such.module:solve", "tests.agent.test_episodes:ONE_GROUP", ""])
 def test_a_program_that_is_not_there(module: str) -> None:
     config = AgentConfig.model_validate(
         {

@@ -61,10 +61,11 @@ class Fleet:
         """The gateway's status."""
         return await self.client.get("/status", GatewayStatus)
 
-    async def publish(self, folder: Path, version: int) -> WeightsTarget:
+    async def publish(self, folder: Path, version: int, run: str = "", *, reset: bool = False) -> WeightsTarget:
         """Publish weights."""
-        target = WeightsTarget(version=version, path=str(write_version(folder / str(version))))
-        await self.client.put("/weights/target", target)
+        path = write_version(folder / f"{run}{version}")
+        target = WeightsTarget(version=version, path=str(path), run=run)
+        await self.client.call("PUT", f"/weights/target?reset={str(reset).lower()}", target)
         return target
 
     async def until(self, condition: Callable[[GatewayStatus], bool], seconds: float = 15.0) -> GatewayStatus:

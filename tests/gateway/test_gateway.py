@@ -13,14 +13,22 @@ import pytest
 from shoal.api.services.common import VersionSpan
 from shoal.api.services.models import (
     EnginePhase,
+    EngineReport,
+    EngineStatus,
     GenerateRequest,
     GenerateResult,
     InFlightPolicy,
+    SamplingParameters,
     SessionRecord,
+    SessionSettings,
     WeightsState,
     WeightsTarget,
 )
+from shoal.api.services.roles.gateway import GatewayConfig
+from shoal_workers.gateway.admission import Admission
 from shoal_workers.gateway.calls import LOSSES
+from shoal_workers.gateway.engines import Engines
+from shoal_workers.gateway.routing import make_router
 from shoal_workers.gateway.server import make_gateway
 from shoal_workers.service import ProblemError, ServiceClient, serving
 from tests.engines.fake_process import FakeProcess, fake_process
@@ -318,21 +326,125 @@ async def test_openai_session_keeps_exact_tokens(tmp_path: Path) -> None:
             await running.client.get("/sessions/s", SessionRecord)
 
 
+async def test_the_openai_librarys_own_client_in_a_session(tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai", reason="the openai package is not installed")
+    write_tokenizer(tmp_path)
+    async with fleet("a", model=str(tmp_path)) as running:
+        await running.client.call("PUT", "/sessions/s", SessionSettings(sampling=SamplingParameters(max_tokens=3)))
+        async with openai.AsyncOpenAI(base_url=f"{running.url}/sessions/s/v1", api_key=TOKEN, max_retries=0) as client:
+            messages = [{"role": "user", "content": "state 7"}]
+            first = await client.chat.completions.create(model="policy", messages=messages)
+            assert first.usage.completion_tokens == 3
+            messages += [first.choices[0].message.model_dump(), {"role": "user", "content": "state 3"}]
+            second = await client.chat.completions.create(model="policy", messages=messages, max_tokens=2)
+            assert len(second.choices[0].logprobs.content) == 2
+            with pytest.raises(openai.UnprocessableEntityError, match="presence_penalty"):
+                await client.chat.completions.create(model="policy", messages=messages, presence_penalty=1.0)
+        record = await running.client.get("/sessions/s", SessionRecord)
+        assert (record.opened, record.calls, len(record.segments)) == (True, 2, 1)
+
+
 async def test_openai_errors_and_completions(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     async with fleet("a", model=str(tmp_path)) as running:
         done = (await running.client.call("POST", "/v1/completions", {"prompt": "state 7", "max_tokens": 2})).json()
         assert done["usage"] == {"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4}
-        chat = {"messages": [{"role": "user", "content": "up"}]}
+        chat = {"messages": [{"role": "user", "content": "up"}], "top_k": -1, "metadata": {"any": "thing"}}
+        assert (await running.client.call("POST", "/v1/chat/completions", {**chat, "max_tokens": 2})).status == 200
         for change, reason in (
             ({"model": "gpt"}, "unknown-model"),
             ({"stream": True}, "stream"),
             ({"n": 2}, "one answer"),
             ({"stop": "left right"}, "stop"),
             ({"messages": []}, "messages"),
+            ({"presence_penalty": 0.5}, "presence_penalty"),
+            ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
+            ({"response_format": {"type": "json_object"}}, "response_format"),
         ):
             with pytest.raises(ProblemError, match=reason):
                 await running.client.call("POST", "/v1/chat/completions", {**chat, **change})
+
+
+async def test_a_session_has_the_sampling_of_whoever_opened_it(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    async with fleet("a", model=str(tmp_path)) as running:
+        settings = SessionSettings(sampling=SamplingParameters(max_tokens=2))
+        await running.client.call("PUT", "/sessions/s", settings)
+        body = {"messages": [{"role": "user", "content": "state 7"}]}
+        unnamed = (await running.client.call("POST", "/sessions/s/v1/chat/completions", body)).json()
+        assert unnamed["usage"]["completion_tokens"] == 2
+        body["max_tokens"] = 50
+        answer = (await running.client.call("POST", "/sessions/s/v1/chat/completions", body)).json()
+        assert answer["usage"]["completion_tokens"] == 2
+        check(await running.client.post("/sessions/s/generate", request(50), GenerateResult), 2)
+        record = await running.client.get("/sessions/s", SessionRecord)
+        assert (record.opened, record.calls) == (True, 3)
+
+
+async def test_what_nobody_waited_for_is_not_in_the_record(tmp_path: Path) -> None:
+    """A client that gives up asks again; both answers in one session would be two policies' turns for one."""
+    write_tokenizer(tmp_path)
+    async with fleet("a", model=str(tmp_path)) as running:
+        await running.client.call(
+            "PUT", "/sessions/s", SessionSettings(sampling=SamplingParameters(max_tokens=100_000))
+        )
+        body = {"messages": [{"role": "user", "content": "state 7"}], "max_tokens": 100_000}
+        call = asyncio.create_task(running.client.call("POST", "/sessions/s/v1/chat/completions", body))
+        await running.until(lambda status: status.running == 1)
+        call.cancel()
+        await running.until(lambda status: status.running == 0)
+        await until(lambda: _none_left(running))
+        assert (await running.client.get("/sessions/s", SessionRecord)).calls == 0
+
+
+async def test_a_fleet_serves_one_run_at_a_time(tmp_path: Path) -> None:
+    async with fleet("a", "b") as running:
+        await running.publish(tmp_path, 7, "one")
+        await running.until(lambda status: status.min_version == 7)
+        check(await running.generate(3, run="one", min_version=7), 3)
+        with pytest.raises(ProblemError, match=r"fleet-in-use.*'one'") as refused:
+            await running.publish(tmp_path, 0, "two")
+        assert refused.value.status == 409
+        with pytest.raises(ProblemError, match="fleet-in-use"):
+            await running.gateway.calls.generate(request(3, run="two"))
+        with pytest.raises(ProblemError, match="fleet-in-use"):
+            await running.client.call("PUT", "/sessions/s", SessionSettings(run="two"), retries=0)
+        assert (await running.status()).run == "one"
+        await running.client.call("DELETE", "/weights/target?run=two")
+        with pytest.raises(ProblemError, match="fleet-in-use"):
+            await running.publish(tmp_path, 0, "two")
+        # What was being sampled when the fleet changed hands is nobody's.
+        long = asyncio.create_task(running.gateway.calls.generate(request(900, run="one")))
+        await running.until(lambda status: status.running == 1)
+        await running.publish(tmp_path, 0, "two", reset=True)
+        await running.until(lambda status: status.max_version == 0 and len(routed(status)) == 2)
+        result = await running.generate(3, run="two")
+        assert [span.version for span in result.versions] == [0]
+        with pytest.raises(ProblemError, match="fleet-in-use"):
+            await long
+
+
+async def test_time_in_which_the_gateway_stood_still_is_no_engines_silence() -> None:
+    now = [0.0]
+    config = GatewayConfig(report_seconds=1.0, missed_reports=3)
+    engines = Engines(config, Admission(make_router("LeastLoaded"), 8, 8), None, clock=lambda: now[0])
+    status = EngineStatus(name="a", phase=EnginePhase.READY)
+
+    def looks(seconds: float) -> None:
+        for _ in range(round(seconds * 2)):
+            now[0] += 0.5
+            engines.replan()
+
+    looks(2)
+    engines.report(EngineReport(name="a", uid="1", url="http://a", status=status))
+    assert engines.serving == {"a"}
+    now[0] += 60
+    engines.replan()
+    assert engines.serving == {"a"}
+    looks(2.5)
+    assert engines.serving == {"a"}
+    looks(1)
+    assert engines.serving == frozenset()
 
 
 async def test_sessions_record_token_calls() -> None:

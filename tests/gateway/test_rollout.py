@@ -91,6 +91,24 @@ def test_same_version_with_another_checksum_is_other_weights() -> None:
     assert plan.update == ("a",)
 
 
+def test_engines_with_another_runs_weights_serve_nobody_and_load_at_once() -> None:
+    """Version 9 of a run that has ended is not newer than version 0 of the one that follows it."""
+    target = Key(0, "b0", "two")
+    members = [Member(name, Key(9, "a9", "one"), admitted=True) for name in ("a", "b", "c")]
+    plan = rollout.plan(members, target, 1, TIMEOUT, 0.0)
+    assert set(plan.update) == {"a", "b", "c"}
+    assert plan.serve == frozenset()
+    loaded = [rollout.succeeded(plan.members["a"], target), plan.members["b"], plan.members["c"]]
+    assert rollout.plan(loaded, target, 1, TIMEOUT, 0.0).serve == {"a"}
+
+
+def test_original_weights_stand_in_for_a_runs_first_version() -> None:
+    members = [Member(name, rollout.ORIGINAL, admitted=True) for name in ("a", "b")]
+    plan = rollout.plan(members, Key(1, "one", "run"), 1, TIMEOUT, 0.0)
+    assert plan.update == ("a",)
+    assert plan.serve == {"b"}
+
+
 def test_an_older_target_is_rolled_out_when_it_is_the_target() -> None:
     assert decide([serving("a", 9)], 2).update == ("a",)
 

@@ -7,10 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.api.services.common import VersionSpan
-from shoal.api.services.models import FinishReason, GenerateRequest, GenerateResult, SamplingParameters
+from shoal.api.services.models import (
+    FinishReason,
+    GenerateRequest,
+    GenerateResult,
+    SamplingParameters,
+    SessionSettings,
+)
 from shoal.api.services.trajectories import Segment
 from shoal_workers.gateway.pieces import Pieces
-from shoal_workers.gateway.sessions import Sessions
+from shoal_workers.gateway.sessions import Sessions, within
 from shoal_workers.service import ProblemError
 from shoal_workers.tokens.spans import joined, spans_of
 
@@ -66,6 +72,28 @@ def test_bounded_by_age_and_size() -> None:
     assert len(sessions) == 2
     assert sessions.delete("d")
     assert not sessions.delete("d")
+
+
+def test_an_opened_session_says_so_and_begins_anew() -> None:
+    sessions = Sessions()
+    sessions.record("s", [1, 2], result([3], [0]))
+    assert not sessions.get("s").opened
+    sessions.open("s", SessionSettings())
+    sessions.record("s", [1, 2, 3], result([4], [0]))
+    record = sessions.get("s")
+    assert record.opened
+    assert [segment.token_ids for segment in record.segments] == [[1, 2, 3, 4]]
+
+
+def test_whoever_opened_a_session_decides_how_it_samples() -> None:
+    asked = SamplingParameters(max_tokens=50, temperature=0.2, top_p=0.5, stop_token_ids=(7,), seed=1)
+    request = GenerateRequest(request_id="r", prompt_token_ids=[1], sampling=asked, min_version=0)
+    free = within("s", None, request)
+    assert (free.session, free.sampling) == ("s", asked)
+    given_ = SamplingParameters(max_tokens=20, temperature=1.0, top_p=1.0, stop_token_ids=(9,))
+    bound = within("s", SessionSettings(sampling=given_, min_version=4, run="one"), request)
+    assert bound.sampling == SamplingParameters(max_tokens=20, temperature=1.0, top_p=1.0, stop_token_ids=(7, 9))
+    assert (bound.session, bound.min_version, bound.run) == ("s", 4, "one")
 
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=5), max_size=5))

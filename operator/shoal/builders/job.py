@@ -43,7 +43,12 @@ def pool_name(job: str, source: EnvironmentSource) -> str:
 
 def folder(owner: Owner) -> str:
     """The job's folder on the shared volume. The UID is in it: a later job of the same name starts afresh."""
-    return f"{SHARED_MOUNT}/{owner.namespace}/{owner.name}-{owner.uid[:8]}"
+    return f"{SHARED_MOUNT}/{owner.namespace}/{run_of(owner)}"
+
+
+def run_of(owner: Owner) -> str:
+    """The name under which the job's weights are published: no other job's, also not of a later one of the name."""
+    return f"{owner.name}-{owner.uid[:8]}"
 
 
 def build_owned(owner: Owner, spec: RLJobSpec, *, resting: bool) -> list[Manifest]:
@@ -115,6 +120,7 @@ def build_agent(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
     config = AgentConfig(
         port=PORTS[Role.AGENT],
         job=owner.name,
+        run=run_of(owner),
         model=model,
         data_url=owner.url(Role.DATA, PORTS[Role.DATA]),
         gateway_url=fleet.url(Role.GATEWAY, PORTS[Role.GATEWAY]),
@@ -130,10 +136,8 @@ def build_agent(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
         max_turns=spec.agents.max_turns,
         max_tokens_per_turn=spec.agents.sampling.max_tokens_per_turn,
         max_model_len=spec.model.max_model_len,
-        temperature=float(spec.agents.sampling.temperature),
         top_p=float(spec.agents.sampling.top_p),
         turn_budget=spec.agents.turn_budget.value,
-        seed=spec.seed,
     )
     own = owner.secret_for(Role.AGENT)
     tokens = {OWN_TOKEN: own, Role.DATA: own, Role.GATEWAY: fleet.secret_for(Role.AGENT)}
@@ -163,6 +167,7 @@ def build_trainer(owner: Owner, spec: RLJobSpec, images: Images, ray_address: st
     config = TrainerConfig(
         port=PORTS[Role.TRAINER],
         job=owner.name,
+        run=run_of(owner),
         folder=folder(owner),
         model=model,
         dtype=spec.model.dtype.value,
@@ -171,6 +176,7 @@ def build_trainer(owner: Owner, spec: RLJobSpec, images: Images, ray_address: st
         gateway_url=fleet.url(Role.GATEWAY, PORTS[Role.GATEWAY]),
         steps=spec.trainer.steps,
         batch_groups=spec.trainer.batch.groups,
+        temperature=float(spec.agents.sampling.temperature),
         minibatches=spec.trainer.batch.minibatches,
         epochs=spec.trainer.batch.epochs,
         algorithm=_algorithm(spec.trainer.algorithm),

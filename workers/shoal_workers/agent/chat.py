@@ -14,13 +14,13 @@ from shoal_workers.agent.budget import BUDGETS
 from shoal_workers.agent.harness import Episode, EpisodeEnd, EpisodeFaultError
 from shoal_workers.agent.tape import Tape
 from shoal_workers.service import ConfigurationError
-from shoal_workers.tokens import ChatTokenizer, TemplateError
+from shoal_workers.tokens import RESERVED_VARIABLES, ChatTokenizer, TemplateError
 
 logger = logging.getLogger(__name__)
 
 
 class ChatHarness:
-    """Plays episodes as conversations."""
+    """Plays episodes as conversations. The harness's `config` holds variables of the chat template."""
 
     def __init__(self, config: AgentConfig) -> None:
         """Raises ConfigurationError for a model folder without a tokeniser or chat template."""
@@ -32,6 +32,10 @@ class ChatHarness:
             raise ConfigurationError("model", str(error)) from error
         if not self.tokenizer.has_template:
             raise ConfigurationError("model", f"{config.model} has no chat template, which harness Chat needs")
+        reserved = config.harness.config.keys() & RESERVED_VARIABLES
+        if reserved:
+            raise ConfigurationError(f"harness.config.{min(reserved)}", "is set by the harness itself")
+        self._variables = config.harness.config
 
     async def play(self, episode: Episode) -> EpisodeEnd:
         """One episode, from the start or from where another agent left it."""
@@ -41,7 +45,7 @@ class ChatHarness:
             end = self._end_of(tape, result, limit)
             if end is not None:
                 return EpisodeEnd(end, tape.reward, tape.turns, tape.segments())
-            added = self.tokenizer.continuation(tape.token_ids, [_user(result)]) if tape.turns else []
+            added = self._continuation(tape.token_ids, result) if tape.turns else []
             if len(tape) + len(added) >= self._config.max_model_len:
                 return self._no_room(tape, len(added))
             tape.read(added)
@@ -56,7 +60,7 @@ class ChatHarness:
                 return resumed
             episode.tape = Tape()
         result = await self._reset(episode)
-        episode.tape.read(self.tokenizer.render([*self._system(), _user(result)]))
+        episode.tape.read(self._opening(result))
         return result
 
     async def _reset(self, episode: Episode) -> StepResult:
@@ -71,7 +75,7 @@ class ChatHarness:
         assert prefix is not None
         (segment,) = prefix.segments
         result = await self._reset(episode)
-        expected = self.tokenizer.render([*self._system(), _user(result)])
+        expected = self._opening(result)
         reward = 0.0
         for action in prefix.actions:
             if segment.token_ids[: len(expected)] != expected or result.done:
@@ -81,7 +85,7 @@ class ChatHarness:
             result = await episode.environment.step(action)
             reward += result.reward or 0.0
             if not result.done:
-                expected += self.tokenizer.continuation(expected, [_user(result)])
+                expected += self._continuation(expected, result)
         sampled = [index for index, mask in enumerate(segment.loss_mask) if mask]
         kept = sampled[-1] + 1
         episode.tape = Tape(
@@ -127,6 +131,12 @@ class ChatHarness:
         if result.done:
             return EpisodeOutcome.TRUNCATED if result.truncated else EpisodeOutcome.OK
         return EpisodeOutcome.TRUNCATED if tape.turns >= limit else None
+
+    def _opening(self, result: StepResult) -> list[int]:
+        return self.tokenizer.render([*self._system(), _user(result)], **self._variables)
+
+    def _continuation(self, token_ids: list[int], result: StepResult) -> list[int]:
+        return self.tokenizer.continuation(token_ids, [_user(result)], **self._variables)
 
     def _system(self) -> list[dict[str, str]]:
         prompt = self._config.harness.system_prompt

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -10,11 +11,13 @@ import aiohttp
 
 from shoal.api.services.leases import Lease, Outcome
 from shoal.api.services.roles.agent import AgentConfig
-from shoal.api.services.trajectories import Assignment, EpisodeOutcome, Prefix, TrajectoryRecord
+from shoal.api.services.trajectories import Assignment, EpisodeOutcome, Prefix, Segment, TrajectoryRecord
 from shoal_workers.agent.duties import Duties
-from shoal_workers.agent.harness import Episode, EpisodeEnd, EpisodeFaultError, Harness
+from shoal_workers.agent.harness import Episode, EpisodeEnd, EpisodeFaultError, FleetInUseError, Harness
+from shoal_workers.agent.held import LeaseLostError, while_held
 from shoal_workers.agent.leased import LeasedEnvironment
 from shoal_workers.agent.model import Model
+from shoal_workers.agent.patience import FLEET_IN_USE
 from shoal_workers.broker.client import BrokerClient
 from shoal_workers.service import ProblemError, ServiceClient
 
@@ -35,7 +38,9 @@ class Services:
 
 
 class EpisodeRun:
-    """One episode; `run` returns its outcome and never raises but for cancellation, which hands the episode back."""
+    """One episode; `run` returns its outcome and never raises but for cancellation, which hands the episode back, and
+    FleetInUseError, which does so too.
+    """
 
     def __init__(self, services: Services, assignment: Assignment) -> None:
         self._services = services
@@ -50,11 +55,12 @@ class EpisodeRun:
         duties = self._services.duties
         try:
             end = await self._leased()
+            check_lengths(end.segments, self._services.config.max_model_len)
             await duties.record(self._record(end))
         except EpisodeFaultError as fault:
             await self._failed(fault.outcome, fault.detail)
             return fault.outcome
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, FleetInUseError):
             prefix = self._episode.tape.prefix() if self._episode is not None else Prefix()
             await asyncio.shield(duties.hand_back(self.assignment, prefix))
             raise
@@ -82,7 +88,8 @@ class EpisodeRun:
             outcome = Outcome.OK
         except EpisodeFaultError as fault:
             broken = fault.outcome in (EpisodeOutcome.ENVIRONMENT_ERROR, EpisodeOutcome.GRADER_ERROR)
-            outcome = Outcome.FAULT if broken else Outcome.DIRTY
+            # A lease that was lost says nothing against its slot.
+            outcome = Outcome.FAULT if broken and not isinstance(fault, LeaseLostError) else Outcome.DIRTY
             raise
         finally:
             await asyncio.shield(broker.release(lease, outcome))
@@ -98,10 +105,12 @@ class EpisodeRun:
         services = self._services
         environment = LeasedEnvironment(lease.environment_url, session=services.session)
         self._episode = Episode(self.assignment, environment, self._model())
-        async with broker.keeping(lease):
+        async with broker.keeping(lease) as keeper:
             try:
-                return await services.harness.play(self._episode)
+                return await while_held(keeper, services.harness.play(self._episode))
             except ProblemError as error:
+                if error.name == FLEET_IN_USE:
+                    raise FleetInUseError(error.detail) from error
                 # The environment's failures have their own error; what is left is the gateway's.
                 raise EpisodeFaultError(EpisodeOutcome.ENGINE_ERROR, str(error)) from error
 
@@ -114,6 +123,7 @@ class EpisodeRun:
             top_p=services.config.top_p,
             stop_token_ids=services.stop_token_ids,
             min_version=assignment.min_version,
+            run=services.config.run,
         )
 
     def _record(self, end: EpisodeEnd) -> TrajectoryRecord:
@@ -132,3 +142,11 @@ class EpisodeRun:
             started_at=self._started,
             finished_at=time.time(),
         )
+
+
+def check_lengths(segments: Sequence[Segment], limit: int) -> None:
+    """Raises EpisodeFaultError for a segment of more than `limit` tokens, which no trainer has room for."""
+    for number, segment in enumerate(segments, start=1):
+        if len(segment.token_ids) > limit:
+            sizes = f"segment {number} of {len(segments)} has {len(segment.token_ids)} tokens, max_model_len is {limit}"
+            raise EpisodeFaultError(EpisodeOutcome.AGENT_ERROR, sizes)

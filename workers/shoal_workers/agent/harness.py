@@ -20,6 +20,10 @@ class EpisodeFaultError(Exception):
         self.detail = detail
 
 
+class FleetInUseError(Exception):
+    """The fleet has another run's weights: the episode can only be played later. No fault of anybody's."""
+
+
 @dataclass
 class Episode:
     """One attempt at a task, as a harness gets it. The tape outlives an interruption: it is what is handed on."""

@@ -1,6 +1,5 @@
 """The model as an episode sees it: tokens in, tokens out, through the gateway."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,17 +7,18 @@ from typing import Any
 from uuid import uuid4
 
 from shoal.api.services.common import VersionSpan
-from shoal_workers.service import ProblemError, ServiceClient, backoff
+from shoal_workers.agent.patience import patiently
+from shoal_workers.service import ServiceClient
 
-PATIENCE_SECONDS = 120.0
-"""How long an episode waits for a gateway that is away; a restart takes seconds, so this only ends a real outage."""
 CALL_SECONDS = 600.0
 """A call queues while every engine loads weights or starts."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Tokens that the policy sampled, their log-probs at temperature 1, and the versions that sampled them."""
+    """Tokens that the policy sampled, their log-probs under the distribution that each was drawn from (temperature,
+    nucleus), and the versions that sampled them.
+    """
 
     token_ids: list[int]
     logprobs: list[float]
@@ -28,7 +28,10 @@ class Answer:
 
 @dataclass
 class Model:
-    """One episode's model calls. `seconds` counts the time spent waiting for answers."""
+    """One episode's model calls. They take the weights of `run` alone ("" takes any), of `min_version` or newer.
+
+    `seconds` counts the time spent waiting for answers.
+    """
 
     client: ServiceClient
     session: str
@@ -36,6 +39,7 @@ class Model:
     top_p: float
     stop_token_ids: tuple[int, ...]
     min_version: int | None = None
+    run: str = ""
     seconds: float = 0.0
     calls: int = field(default=0)
     clock: Callable[[], float] = time.monotonic
@@ -55,9 +59,12 @@ class Model:
         }
         if self.min_version is not None:
             body["min_version"] = self.min_version
+        if self.run:
+            body["run"] = self.run
         began = self.clock()
         try:
-            answer = await self._patiently(body)
+            # Sampling anew is safe: nothing of an answer that was lost on the way is used.
+            answer = await patiently(lambda: self._sampled(body), self.clock)
         finally:
             self.seconds += self.clock() - began
         self.calls += 1
@@ -68,15 +75,6 @@ class Model:
             finish_reason=answer["finish_reason"],
         )
 
-    async def _patiently(self, body: dict[str, Any]) -> Any:
-        """Sampling anew is safe: nothing of an answer that was lost on the way is used."""
-        deadline, attempt = self.clock() + PATIENCE_SECONDS, 0
-        while True:
-            try:
-                reply = await self.client.call("POST", "/generate", body, timeout=CALL_SECONDS, idempotent=True)
-                return reply.json()
-            except ProblemError as error:
-                if error.status not in (429, 503, 504) or self.clock() > deadline:
-                    raise
-            await asyncio.sleep(backoff(attempt))
-            attempt += 1
+    async def _sampled(self, body: dict[str, Any]) -> Any:
+        reply = await self.client.call("POST", "/generate", body, timeout=CALL_SECONDS, idempotent=True)
+        return reply.json()

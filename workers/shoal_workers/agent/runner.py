@@ -7,9 +7,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from shoal.api.services.models import SessionSettings
 from shoal.api.services.roles.agent import AgentConfig
 from shoal.api.services.trajectories import AgentStatus, Assignment
 from shoal_workers.agent.episode import EpisodeRun, Services
+from shoal_workers.agent.harness import FleetInUseError
+from shoal_workers.agent.session import opened
+from shoal_workers.service import ProblemError
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +21,8 @@ CLAIM_WAIT_SECONDS = 20.0
 DONE_PAUSE_SECONDS = 5.0
 """When the data manager has nothing more to do the agent is about to be removed; until then it asks now and then."""
 FAILURE_PAUSE_SECONDS = 2.0
+FLEET_PAUSE_SECONDS = 5.0
+"""While another run has the fleet, one look at it every so often; episodes would only keep environments from others."""
 RENEW_LOOK_SECONDS = 1.0
 RENEW_SHARE = 1 / 3
 """Of an assignment's lease: two renewals may be lost before it runs out."""
@@ -33,6 +39,7 @@ class Runner:
         self._outcomes: Counter[str] = Counter()
         self._turns = 0
         self._room = asyncio.Event()
+        self._in_use = ""
         self._started = time.monotonic()
         self._renewed: dict[str, float] = {}
         self._loops: list[asyncio.Task[None]] = []
@@ -65,6 +72,8 @@ class Runner:
 
     async def _claim(self) -> None:
         """Fill the free places."""
+        if self._in_use:
+            await self._wait_for_fleet()
         free = self._config.concurrency - len(self._running)
         if free <= 0:
             self._room.clear()
@@ -76,6 +85,18 @@ class Runner:
         if claimed.done:
             await asyncio.sleep(DONE_PAUSE_SECONDS)
 
+    async def _wait_for_fleet(self) -> None:
+        """Wait until the fleet has this run's weights; a session that is opened for it is the question."""
+        settings = SessionSettings(run=self._config.run)
+        while self._in_use:
+            logger.warning("waiting for the fleet", extra={"detail": self._in_use})
+            await asyncio.sleep(FLEET_PAUSE_SECONDS)
+            try:
+                async with opened(self._services.gateway, f"{self._name}-waits", settings):
+                    self._in_use = ""
+            except ProblemError as error:
+                self._in_use = error.detail
+
     def _begin(self, assignment: Assignment) -> None:
         run = EpisodeRun(self._services, assignment)
         task = asyncio.create_task(self._play(run))
@@ -84,7 +105,10 @@ class Runner:
         task.add_done_callback(self._ended)
 
     async def _play(self, run: EpisodeRun) -> None:
-        self._outcomes[await run.run()] += 1
+        try:
+            self._outcomes[await run.run()] += 1
+        except FleetInUseError as error:
+            self._in_use = str(error)
         self._turns += run.turns
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -130,7 +130,9 @@ class Engine:
                 raise ProblemError("weights-failed", str(failure), status=500) from None
             finally:
                 self._open.set()
-            self._weights = WeightsTarget(version=update.version, path=update.path, checksum=update.checksum)
+            self._weights = WeightsTarget(
+                version=update.version, path=update.path, checksum=update.checksum, run=update.run
+            )
             self._set_phase(EnginePhase.READY)
             seconds = perf_counter() - begin
             logger.info("weights loaded", extra={"version": update.version, "seconds": round(seconds, 4)})

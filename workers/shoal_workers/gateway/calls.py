@@ -64,6 +64,7 @@ class Calls:
 
         `body` is the request as JSON.
         """
+        self._engines.check_run(request.run)
         self.figures.requests += 1
         begin = perf_counter()
         try:
@@ -122,6 +123,8 @@ class Calls:
             return name, error
         finally:
             self._admission.release(name)
+        # Another run may have got the fleet meanwhile, and its weights have sampled the rest.
+        self._engines.check_run(request.run)
         if self._engines.others_update(name):
             self.figures.served_while_updating += 1
         return name, answer

@@ -13,9 +13,10 @@ import aiohttp
 
 from shoal.api.services.models import EnginePhase, EngineReport, WeightsLoaded, WeightsTarget, WeightsUpdate
 from shoal.api.services.roles.gateway import GatewayConfig
-from shoal_workers.gateway import rollout
+from shoal_workers.gateway import rollout, tenure
 from shoal_workers.gateway.admission import Admission
 from shoal_workers.gateway.known import Known
+from shoal_workers.gateway.tenure import Tenure, Verdict
 from shoal_workers.service import ProblemError, ServiceClient, Token
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 SETTLE_INTERVALS = 1.5
 # A lost engine is listed for this many times the silence after which it counted as lost, so that it can be seen.
 FORGET_FACTOR = 12.0
+# The registry looks twice per interval. A longer pause between two looks was this process standing still, when it could
+# hear nobody: that time says nothing of the engines.
+STALL_INTERVALS = 1.0
 
 
 class Engines:
@@ -37,11 +41,12 @@ class Engines:
         self._token = token
         self._clock = clock
         self._began = clock()
+        self._looked = self._began
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
         self.known: dict[str, Known] = {}
         self.serving: frozenset[str] = frozenset()
-        self.target: WeightsTarget | None = None
+        self._tenure: Tenure | None = None
         self.updates = 0
         self.update_seconds = 0.0
         self.update_error = ""
@@ -72,9 +77,8 @@ class Engines:
         weights = report.status.weights
         if not known.member.updating:
             known.member = replace(known.member, key=_reported_key(report, self.target))
-        if weights is not None and (self.target is None or weights.version > self.target.version):
-            # This gateway is younger than the roll-out that an engine has already seen.
-            self.set_target(weights)
+        if weights is not None:
+            self._hold(tenure.reported(self._tenure, weights, now))
         self.replan()
 
     def forget(self, name: str, uid: str) -> None:
@@ -100,16 +104,52 @@ class Engines:
         self.replan()
         return self._admission.in_flight(name)
 
-    def set_target(self, target: WeightsTarget, *, reset: bool = False) -> bool:
-        """Roll this version out; False where a newer one is the target already. `reset` takes an older one, too."""
-        if self.target is not None and target.version < self.target.version and not reset:
-            return False
-        if target != self.target:
-            logger.info("target", extra={"version": target.version, "path": target.path})
-            self.target = target
+    @property
+    def target(self) -> WeightsTarget | None:
+        """The weights that the fleet shall have, None before any are known."""
+        return self._tenure.target if self._tenure else None
+
+    def set_target(self, target: WeightsTarget, *, reset: bool = False) -> None:
+        """Roll these weights out; `reset` takes any.
+
+        Raises ProblemError (409) `older-version` where the run has a newer target, `fleet-in-use` where another run
+        has the fleet.
+        """
+        now = self._clock()
+        verdict, held = tenure.offered(self._tenure, target, now, reset=reset)
+        current = held.target
+        if verdict is Verdict.IN_USE:
+            raise ProblemError("fleet-in-use", self._in_use(target.run), status=409, extensions={"run": current.run})
+        self._hold(held)
+        self.replan()
+        if verdict is Verdict.OLDER:
+            detail = f"version {current.version} is the target already; {target.version} is older"
+            raise ProblemError("older-version", detail, status=409, extensions={"target": current.version})
+
+    def leave(self, run: str) -> None:
+        """The trainer of a run has stopped; where it does not come back, another run may soon have the fleet."""
+        self._tenure = tenure.left_by(self._tenure, run, self._clock())
+
+    def check_run(self, run: str) -> None:
+        """Raises ProblemError `fleet-in-use` (503) where the fleet has another run's weights; "" takes any."""
+        if run and self.target is not None and self.target.run != run:
+            raise ProblemError("fleet-in-use", self._in_use(run), status=503)
+
+    def _in_use(self, run: str) -> str:
+        assert self._tenure is not None
+        holder, left = self._tenure.target.run, self._tenure.left(self._clock())
+        return (
+            f"the fleet serves the weights of run {holder!r}; {run or 'another'!r} gets it once nothing has been heard "
+            f"of that run for {tenure.TENURE_SECONDS:g} s, in {left:.0f} s at the earliest"
+        )
+
+    def _hold(self, held: Tenure) -> None:
+        before, self._tenure = self.target, held
+        if held.target != before:
+            logger.info(
+                "target", extra={"run": held.target.run, "version": held.target.version, "path": held.target.path}
+            )
             self.update_error = ""
-            self.replan()
-        return True
 
     def client(self, name: str) -> ServiceClient | None:
         """The client of an engine, None where it has gone."""
@@ -133,6 +173,7 @@ class Engines:
     def replan(self) -> float | None:
         """Decide anew, start what is due; gives when to look again."""
         now = self._clock()
+        self._forgive_stall(now)
         self._lose_silent(now)
         members = [replace(known.member, able=self._able(known)) for known in self.known.values()]
         target = rollout.key_of(self.target)
@@ -145,6 +186,15 @@ class Engines:
         self.serving = plan.serve
         self._admission.set_places({name: self.known[name].member.key.version for name in plan.serve})
         return plan.wake_at
+
+    def _forgive_stall(self, now: float) -> None:
+        """Time for which this process stood still is no engine's silence."""
+        stalled = now - self._looked
+        self._looked = now
+        if stalled > STALL_INTERVALS * self._config.report_seconds:
+            logger.warning("the gateway stood still", extra={"seconds": round(stalled, 1)})
+            for known in self.known.values():
+                known.seen = min(now, known.seen + stalled)
 
     def _lose_silent(self, now: float) -> None:
         """An engine that says nothing any more answers nothing any more: what waits for it goes elsewhere."""
@@ -185,6 +235,7 @@ class Engines:
         body = WeightsUpdate(
             **target.model_dump(), in_flight=self._config.in_flight, drain_seconds=self._config.drain_seconds
         )
+        known.loading = target.version
         try:
             with known.watched():
                 loaded = await known.client.post("/weights", body, WeightsLoaded, retries=0)
@@ -198,11 +249,18 @@ class Engines:
             known.detail = self.update_error
             known.suspect = known.suspect or error.status == 503
             known.member = rollout.failed(known.member, self._clock(), intact=error.name == "weights-unusable")
+        except Exception as error:
+            # Whatever it was, an engine must not count as updating for ever.
+            logger.exception("update failed", extra={"engine": name, "version": target.version})
+            self.update_error = known.detail = f"{name}: version {target.version}: {type(error).__name__}: {error}"
+            known.member = rollout.failed(known.member, self._clock(), intact=False)
         else:
             known.member = rollout.succeeded(known.member, rollout.key_of(target))
             known.detail = ""
             self.updates += 1
             self.update_seconds += self._clock() - begin
+        finally:
+            known.loading = None
         if self.known.get(name) is known:
             self.replan()
 
@@ -232,4 +290,4 @@ def _reported_key(report: EngineReport, target: WeightsTarget | None) -> rollout
     if status.weights is None:
         original = target is not None and target.version == status.weight_version
         return rollout.key_of(target) if original else rollout.Key(status.weight_version)
-    return rollout.Key(status.weight_version, status.weights.checksum)
+    return rollout.key_of(status.weights.model_copy(update={"version": status.weight_version}))

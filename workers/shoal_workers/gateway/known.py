@@ -28,6 +28,8 @@ class Known:
     draining: bool = False
     suspect: bool = False
     lost: bool = False
+    loading: int | None = None
+    """The version that it was told to load and has not answered for."""
     detail: str = ""
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
     given_up: set[asyncio.Task[object]] = field(default_factory=set)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,15 +14,35 @@ from starlette.responses import Response
 
 from shoal.api.services.models import FinishReason, GenerateRequest, GenerateResult, SamplingParameters
 from shoal_workers.gateway.calls import Calls
-from shoal_workers.gateway.sessions import Sessions
+from shoal_workers.gateway.sessions import Sessions, within
 from shoal_workers.service import ProblemError, Service, read
-from shoal_workers.tokens import ChatTokenizer, TemplateError
+from shoal_workers.service.abandon import CLIENT_CLOSED_REQUEST, Abandon, AbandonedError
+from shoal_workers.tokens import RESERVED_VARIABLES, ChatTokenizer, TemplateError
+
+# What the engines do not do, and the values with which nothing is asked of them. Any other is refused: ignored, it
+# would give answers of another policy than the caller believes in. Fields that are not listed change no token.
+_NOT_DONE: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("auto", "none"),
+    "ignore_eos": (False,),
+    "logit_bias": ({},),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("auto", "none"),
+    "top_k": (0, -1),
+}
 
 
 class _Body(BaseModel):
     """What both kinds of call share. Fields that would change the meaning if ignored are refused."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     model: str = ""
     max_tokens: int | None = Field(None, ge=1)
@@ -36,6 +56,9 @@ class _Body(BaseModel):
     stop_token_ids: tuple[int, ...] = ()
     user: str = ""
     session: str = ""
+
+
+B = TypeVar("B", bound=_Body)
 
 
 class ChatBody(_Body):
@@ -77,12 +100,12 @@ class OpenAI:
         @app.post("/v1/chat/completions")
         @app.post("/sessions/{session}/v1/chat/completions")
         async def chat(request: Request, session: str = "") -> Response:
-            return _answer(await self.chat(await read(request, ChatBody), session))
+            return await _answered(request, ChatBody, lambda body: self.chat(body, session))
 
         @app.post("/v1/completions")
         @app.post("/sessions/{session}/v1/completions")
         async def completions(request: Request, session: str = "") -> Response:
-            return _answer(await self.complete(await read(request, CompletionBody), session))
+            return await _answered(request, CompletionBody, lambda body: self.complete(body, session))
 
     async def chat(self, body: ChatBody, session: str) -> dict[str, Any]:
         """One chat completion. In a session, earlier messages keep the exact tokens they had."""
@@ -107,11 +130,14 @@ class OpenAI:
 
     def _prompt(self, body: ChatBody, session: str) -> list[int]:
         try:
+            own = body.chat_template_kwargs.keys() & RESERVED_VARIABLES
+            if own:
+                raise ProblemError("unsupported", f"chat_template_kwargs.{min(own)}: is not for callers", status=422)
+            variables = {**body.chat_template_kwargs, **({"tools": body.tools} if body.tools else {})}
             known = self._sessions.continued(session, body.messages) if session else None
             if known is not None:
                 tokens, new = known
-                return [*tokens, *self._tokenizer.continuation(tokens, new)]
-            variables = {**body.chat_template_kwargs, **({"tools": body.tools} if body.tools else {})}
+                return [*tokens, *self._tokenizer.continuation(tokens, new, **variables)]
             return self._tokenizer.render(body.messages, True, **variables)
         except TemplateError as error:
             raise ProblemError("template-error", str(error), status=422) from None
@@ -123,20 +149,31 @@ class OpenAI:
             session=session or body.session or body.user,
             prompt_token_ids=list(prompt),
             sampling=SamplingParameters(
-                max_tokens=body.max_completion_tokens or body.max_tokens or self._default_tokens,
+                max_tokens=body.max_completion_tokens or body.max_tokens or self._most_tokens(session),
                 temperature=body.temperature,
                 top_p=body.top_p,
                 stop_token_ids=(*body.stop_token_ids, *self._stop_tokens(body.stop)),
                 seed=body.seed,
             ),
         )
+        if session:
+            request = within(session, self._sessions.settings(session), request)
         return await self._calls.generate(request), request.prompt_token_ids
+
+    def _most_tokens(self, session: str) -> int:
+        """Tokens of an answer whose caller names no limit."""
+        settings = self._sessions.settings(session)
+        return settings.sampling.max_tokens if settings else self._default_tokens
 
     def _refuse_unsupported(self, body: _Body, prompt: Sequence[int]) -> None:
         if body.model and body.model != self._served_name:
             raise ProblemError("unknown-model", f"model: {body.model!r} is not {self._served_name!r}", status=404)
         if body.stream:
             raise ProblemError("unsupported", "stream: answers are not streamed", status=422)
+        for name, neutral in _NOT_DONE.items():
+            value = (body.model_extra or {}).get(name)
+            if value is not None and value not in neutral:
+                raise ProblemError("unsupported", f"{name}: {value!r} is not supported", status=422)
         if body.n != 1:
             raise ProblemError("unsupported", "n: one answer per call", status=422)
         if not prompt:
@@ -178,6 +215,25 @@ class OpenAI:
             "prompt_token_ids": list(prompt),
             "usage": {"prompt_tokens": used, "completion_tokens": made, "total_tokens": used + made},
         }
+
+
+async def _answered(
+    request: Request, model: type[B], work: Callable[[B], Coroutine[Any, Any, Mapping[str, Any]]]
+) -> Response:
+    """The work's answer. A caller that hangs up ends the work: what nobody got must not be in the session's record.
+
+    Problems carry OpenAI's `error` as well, the only place where its clients look for a message.
+    """
+    try:
+        body = await read(request, model)
+        with Abandon(request):
+            return _answer(await work(body))
+    except AbandonedError:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    except ProblemError as error:
+        told = {"message": error.detail, "type": error.name, "code": error.name, "param": None}
+        extensions = {**error.extensions, "error": told}
+        raise ProblemError(error.name, error.detail, status=error.status, extensions=extensions) from None
 
 
 def _answer(content: Mapping[str, Any]) -> Response:

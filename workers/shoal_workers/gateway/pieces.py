@@ -74,5 +74,6 @@ def encode_request(request: GenerateRequest) -> bytes:
                 "seed": sampling.seed,
             },
             "min_version": request.min_version,
+            "run": request.run,
         }
     )

@@ -15,10 +15,11 @@ LONGEST_RETRY_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What makes weights the same: their version, and their checksum where one was published."""
+    """What makes weights the same: their run, their version, and their checksum where one was published."""
 
     version: int
     checksum: str = ""
+    run: str = ""
 
 
 ORIGINAL = Key(0)
@@ -26,7 +27,7 @@ ORIGINAL = Key(0)
 
 def key_of(weights: WeightsTarget | None) -> Key:
     """The key of published weights; of none, the model's original ones."""
-    return ORIGINAL if weights is None else Key(weights.version, weights.checksum)
+    return ORIGINAL if weights is None else Key(weights.version, weights.checksum, weights.run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ def plan(members: Sequence[Member], target: Key, max_unavailable: int, update_ti
     At most max(1, max_unavailable) engines that were serving are out of service for an update at a time; engines that
     never served load at once, since nobody misses them. The oldest weights are replaced first, so a target that moves
     faster than the roll-out starves nobody. An engine may serve older weights while others take their turn, but no
-    longer than the whole roll-out may take: ceil(n / max_unavailable) * update_timeout.
+    longer than the whole roll-out may take: ceil(n / max_unavailable) * update_timeout. Weights of another run are not
+    older weights but wrong ones: such an engine serves nobody, and loads at once.
     """
     allowed = max(1, max_unavailable)
     limit = math.ceil(max(1, len(members)) / allowed) * update_timeout
@@ -98,6 +100,8 @@ def failed(member: Member, now: float, *, intact: bool) -> Member:
 def _observe(member: Member, target: Key, now: float) -> Member:
     if member.key == target:
         return replace(member, lagging_since=None, admitted=member.admitted or (member.able and member.intact))
+    if not _related(member.key, target):
+        member = replace(member, admitted=False)
     return member if member.lagging_since is not None else replace(member, lagging_since=now)
 
 
@@ -122,6 +126,11 @@ def _wake_at(members: Iterable[Member], serve: frozenset[str], limit: float, now
         if member.name in serve and member.lagging_since is not None:
             times.append(member.lagging_since + limit)
     return min(times, default=None)
+
+
+def _related(key: Key, target: Key) -> bool:
+    """Whether weights may stand in for the target for a while; those that a model came with are any run's version 0."""
+    return key.run == target.run or key == ORIGINAL
 
 
 def _serves(member: Member, target: Key, limit: float, now: float) -> bool:

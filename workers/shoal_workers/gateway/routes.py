@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import orjson
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shoal.api.services.models import EngineReport, GenerateRequest, GenerateResult, WeightsTarget
+from shoal.api.services.models import EngineReport, GenerateRequest, GenerateResult, SessionSettings, WeightsTarget
 from shoal_workers.gateway.calls import Calls
 from shoal_workers.gateway.engines import Engines
-from shoal_workers.gateway.sessions import Sessions
+from shoal_workers.gateway.sessions import Sessions, within
 from shoal_workers.gateway.status import Overview
 from shoal_workers.service import ProblemError, Service, read, reply
 from shoal_workers.service.abandon import CLIENT_CLOSED_REQUEST, Abandon, AbandonedError
@@ -36,7 +38,7 @@ def add_generate_routes(service: Service, calls: Calls, sessions: Sessions) -> N
 
     async def generate_in_session(request: Request) -> Response:
         name = request.path_params["session"]
-        call = _parse(await request.body()).model_copy(update={"session": name})
+        call = within(name, sessions.settings(name), _parse(await request.body()))
         try:
             with Abandon(request):
                 result = await calls.generate(call)
@@ -50,8 +52,16 @@ def add_generate_routes(service: Service, calls: Calls, sessions: Sessions) -> N
     service.app.router.routes.insert(1, Route("/sessions/{session}/generate", generate_in_session, methods=["POST"]))
 
 
-def add_session_routes(service: Service, sessions: Sessions) -> None:
-    """Records of sessions."""
+def add_session_routes(service: Service, sessions: Sessions, check_run: Callable[[str], None]) -> None:
+    """Sessions: opened with settings, read, forgotten. `check_run` raises for a run that has not got the fleet."""
+
+    @service.app.put("/sessions/{session}")
+    async def put_session(session: str, request: Request) -> Response:
+        settings = await read(request, SessionSettings)
+        # Here its opener is told. Later it would be a program with a client of its own, which takes it for an outage.
+        check_run(settings.run)
+        sessions.open(session, settings)
+        return Response(status_code=204)
 
     @service.app.get("/sessions/{session}")
     async def get_session(session: str) -> Response:
@@ -68,11 +78,13 @@ def add_fleet_routes(service: Service, engines: Engines, overview: Overview) -> 
     @service.app.put("/weights/target")
     async def put_target(request: Request) -> Response:
         target = await read(request, WeightsTarget)
-        if not engines.set_target(target, reset=request.query_params.get("reset") == "true"):
-            assert engines.target is not None
-            detail = f"version {engines.target.version} is the target already; {target.version} is older"
-            raise ProblemError("older-version", detail, status=409, extensions={"target": engines.target.version})
+        engines.set_target(target, reset=request.query_params.get("reset") == "true")
         return Response(orjson.dumps({"accepted": target.version}), media_type=_JSON)
+
+    @service.app.delete("/weights/target")
+    async def delete_target(run: str) -> Response:
+        engines.leave(run)
+        return Response(status_code=204)
 
     @service.app.get("/weights")
     async def get_weights() -> Response:

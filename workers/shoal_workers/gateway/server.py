@@ -55,7 +55,7 @@ def make_gateway(
     grants = (reports(as_credential(engine_token), "/engines/"), Grant(as_credential(agent_token), AGENT_ROUTES))
     service = Service("gateway", overview.status, token=token, grants=grants)
     add_generate_routes(service, calls, sessions)
-    add_session_routes(service, sessions)
+    add_session_routes(service, sessions, engines.check_run)
     add_fleet_routes(service, engines, overview)
     if config.model:
         OpenAI(calls, sessions, _tokenizer(config.model), config.served_name).add_routes(service)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,31 +10,63 @@ from time import monotonic
 from typing import Any
 
 from shoal.api.services.common import VersionSpan
-from shoal.api.services.models import GenerateResult, SessionRecord, SessionSegment
+from shoal.api.services.models import (
+    GenerateRequest,
+    GenerateResult,
+    SessionRecord,
+    SessionSegment,
+    SessionSettings,
+)
 from shoal_workers.service import ProblemError
 from shoal_workers.tokens.spans import joined
 
 # A session that nobody has called or read for this long belongs to an agent that is gone.
 TTL_SECONDS = 3600.0
-# All records together: about 1 GiB, at the 30 bytes that a token, its mask and its log-probability take.
+# All records together: half a GiB, at the 13 bytes of a token, its mask and its log-probability, and messages beside.
 MOST_TOKENS = 32_000_000
 
 Messages = Sequence[Mapping[str, Any]]
 
 
+def within(session: str, settings: SessionSettings | None, request: GenerateRequest) -> GenerateRequest:
+    """The call as its session makes it: whoever opened the session, not the program in it, decides how to sample."""
+    if settings is None:
+        return request.model_copy(update={"session": session})
+    own, given = request.sampling, settings.sampling
+    sampling = own.model_copy(
+        update={
+            "max_tokens": min(own.max_tokens, given.max_tokens),
+            "temperature": given.temperature,
+            "top_p": given.top_p,
+            "seed": given.seed,
+            "stop_token_ids": (*own.stop_token_ids, *given.stop_token_ids),
+        }
+    )
+    update = {"session": session, "sampling": sampling, "min_version": settings.min_version, "run": settings.run}
+    return request.model_copy(update=update)
+
+
 @dataclass(slots=True)
 class _Segment:
-    tokens: list[int] = field(default_factory=list)
-    mask: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    """Arrays of machine numbers: lists of them would take six times the memory."""
+
+    tokens: array[int] = field(default_factory=lambda: array("i"))
+    mask: array[int] = field(default_factory=lambda: array("b"))
+    logprobs: array[float] = field(default_factory=lambda: array("d"))
     spans: list[VersionSpan] = field(default_factory=list)
+
+    def begins(self, prompt: Sequence[int]) -> bool:
+        """Whether the prompt goes on from here."""
+        return array("i", prompt[: len(self.tokens)]) == self.tokens
 
     def extend(self, prompt: Sequence[int], result: GenerateResult) -> None:
         given = prompt[len(self.tokens) :]
         before = len(self.tokens) + len(given)
-        self.tokens += [*given, *result.token_ids]
-        self.mask += [0] * len(given) + [1] * len(result.token_ids)
-        self.logprobs += [0.0] * len(given) + list(result.logprobs)
+        self.tokens.extend(given)
+        self.tokens.extend(result.token_ids)
+        self.mask.extend([0] * len(given) + [1] * len(result.token_ids))
+        self.logprobs.extend([0.0] * len(given))
+        self.logprobs.extend(result.logprobs)
         self.spans = joined([(before, self.spans), (len(result.token_ids), result.versions)])
 
 
@@ -41,6 +74,7 @@ class _Segment:
 class _Session:
     segments: list[_Segment] = field(default_factory=list)
     messages: list[Mapping[str, Any]] = field(default_factory=list)
+    settings: SessionSettings | None = None
     calls: int = 0
     touched: float = 0.0
 
@@ -64,6 +98,16 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def open(self, name: str, settings: SessionSettings) -> None:
+        """Begin a session; one of that name is replaced, its record with it."""
+        self.delete(name)
+        self._touch(name, self._sessions.setdefault(name, _Session(settings=settings)))
+
+    def settings(self, name: str) -> SessionSettings | None:
+        """The settings of an opened session."""
+        session = self._sessions.get(name)
+        return session.settings if session else None
+
     def record(
         self, name: str, prompt: Sequence[int], result: GenerateResult, messages: Messages | None = None
     ) -> None:
@@ -74,7 +118,7 @@ class Sessions:
         session = self._sessions.setdefault(name, _Session())
         before = session.tokens
         last = session.segments[-1] if session.segments else None
-        if last is None or list(prompt[: len(last.tokens)]) != last.tokens:
+        if last is None or not last.begins(prompt):
             last = _Segment()
             session.segments.append(last)
         last.extend(prompt, result)
@@ -92,7 +136,7 @@ class Sessions:
         known = len(session.messages)
         if len(messages) <= known or [_plain(m) for m in messages[:known]] != [_plain(m) for m in session.messages]:
             return None
-        return session.segments[-1].tokens, messages[known:]
+        return session.segments[-1].tokens.tolist(), messages[known:]
 
     def get(self, name: str) -> SessionRecord:
         """The record; raises ProblemError `unknown-session` (404)."""
@@ -101,11 +145,17 @@ class Sessions:
             raise ProblemError("unknown-session", f"no session {name}", status=404)
         self._touch(name, session)
         segments = [
-            SessionSegment(token_ids=s.tokens, loss_mask=s.mask, logprobs=s.logprobs, versions=s.spans)
+            SessionSegment(
+                token_ids=s.tokens.tolist(), loss_mask=s.mask.tolist(), logprobs=s.logprobs.tolist(), versions=s.spans
+            )
             for s in session.segments
         ]
         return SessionRecord(
-            id=name, segments=segments, calls=session.calls, messages=[dict(m) for m in session.messages]
+            id=name,
+            opened=session.settings is not None,
+            segments=segments,
+            calls=session.calls,
+            messages=[dict(m) for m in session.messages],
         )
 
     def delete(self, name: str) -> bool:

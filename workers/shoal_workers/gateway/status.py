@@ -33,6 +33,7 @@ class Overview(Collector):
         latencies = sorted(figures.latencies)
         target = self._engines.target
         return GatewayStatus(
+            run=target.run if target else "",
             target_version=target.version if target else 0,
             min_version=min(versions, default=-1),
             max_version=max(versions, default=-1),
@@ -54,8 +55,12 @@ class Overview(Collector):
 
     def weights(self) -> WeightsState:
         """The target, and what each engine has."""
-        engines = {name: known.member.key.version for name, known in sorted(self._engines.known.items())}
-        return WeightsState(target=self._engines.target, engines=engines)
+        every = sorted(self._engines.known.items())
+        return WeightsState(
+            target=self._engines.target,
+            engines={name: known.member.key.version for name, known in every},
+            loading=sorted({known.loading for _, known in every if known.loading is not None}),
+        )
 
     def collect(self) -> list[Metric]:
         """The metrics now."""

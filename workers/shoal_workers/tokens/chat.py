@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from shoal_workers.tokens.template import ChatMessage, ChatTemplate, TemplateErr
 # Stands for what the policy said. Letters alone, so that no template trims or escapes it; two, to prove independence.
 _PLACEHOLDERS = ("qvzxplaceholderalpha", "qvzxplaceholderbeta")
 _OPENING: tuple[ChatMessage, ...] = ({"role": "user", "content": "qvzxopening"},)
+# Checked combinations that are remembered. Callers choose the variables, and may send others with every call.
+_MOST_CHECKED = 1024
 
 
 class ChatTokenizer:
@@ -31,7 +33,7 @@ class ChatTokenizer:
         self._tokenizer = Tokenizer.from_file(str(file))
         self._config = _read_json(self.folder / "tokenizer_config.json")
         self._template = ChatTemplate.load(self.folder, self._config)
-        self._stable: set[tuple[str, ...]] = set()
+        self._stable: set[tuple[tuple[str, ...], str]] = set()
         self.stop_token_ids = self._find_stop_tokens()
 
     @property
@@ -63,16 +65,17 @@ class ChatTokenizer:
         """Token ids of a conversation; raises TemplateError where the model has no template or it refuses."""
         return self.encode(self._text(messages, add_generation_prompt, **variables))
 
-    def continuation(self, token_ids: Sequence[int], messages: Sequence[ChatMessage]) -> list[int]:
+    def continuation(self, token_ids: Sequence[int], messages: Sequence[ChatMessage], **variables: Any) -> list[int]:
         """The tokens to append to `token_ids`, which end with the policy's own, for it to answer `messages` next.
 
         They close the policy's turn where it did not do so itself (cut off by the token limit), add the messages and
-        open its next turn. Raises TemplateError where the template would also change what came before.
+        open its next turn. `variables` are the template's, as for `render`. Raises TemplateError where the template
+        would also change what came before.
         """
         if not messages:
             raise TemplateError("no message to continue the conversation with")
-        self._check_stable(messages)
-        tail = self.encode(self._after_placeholder(messages, _PLACEHOLDERS[0]))
+        self._check_stable(messages, variables)
+        tail = self.encode(self._after_placeholder(messages, _PLACEHOLDERS[0], variables))
         closed = bool(token_ids) and bool(tail) and token_ids[-1] == tail[0] and token_ids[-1] in self.stop_token_ids
         return tail[1:] if closed else tail
 
@@ -81,12 +84,14 @@ class ChatTokenizer:
             raise TemplateError(f"{self.folder}: the model has no chat template")
         return self._template.render(messages, add_generation_prompt, **variables)
 
-    def _after_placeholder(self, messages: Sequence[ChatMessage], placeholder: str) -> str:
-        text = self._text([*_OPENING, {"role": "assistant", "content": placeholder}, *messages], True)
+    def _after_placeholder(
+        self, messages: Sequence[ChatMessage], placeholder: str, variables: Mapping[str, Any]
+    ) -> str:
+        text = self._text([*_OPENING, {"role": "assistant", "content": placeholder}, *messages], True, **variables)
         before, found, after = text.partition(placeholder)
         if not found or placeholder in after:
             raise TemplateError("chat template: it does not show an assistant's message exactly once")
-        prompt = self._text(_OPENING, True)
+        prompt = self._text(_OPENING, True, **variables)
         # Where the texts differ by white space alone, their tokens may still be the same, and tokens are what counts.
         if not prompt.startswith(before) and self.encode(prompt) != self.encode(before):
             raise TemplateError(
@@ -95,15 +100,18 @@ class ChatTokenizer:
             )
         return after
 
-    def _check_stable(self, messages: Sequence[ChatMessage]) -> None:
-        """Once per sequence of roles: what follows the policy's words must not depend on them."""
+    def _check_stable(self, messages: Sequence[ChatMessage], variables: Mapping[str, Any]) -> None:
+        """Once per sequence of roles and variables: what follows the policy's words must not depend on them."""
         roles = tuple(str(message.get("role")) for message in messages)
-        if roles in self._stable:
+        case = (roles, json.dumps(variables, sort_keys=True, default=repr))
+        if case in self._stable:
             return
-        first, second = (self._after_placeholder(messages, placeholder) for placeholder in _PLACEHOLDERS)
+        first, second = (self._after_placeholder(messages, placeholder, variables) for placeholder in _PLACEHOLDERS)
         if first != second:
             raise TemplateError("chat template: not prefix-stable, an assistant's text changes what follows it")
-        self._stable.add(roles)
+        if len(self._stable) >= _MOST_CHECKED:
+            self._stable.clear()
+        self._stable.add(case)
 
     def _find_stop_tokens(self) -> tuple[int, ...]:
         """End-of-turn tokens: the tokeniser's and the model's generation configuration's."""

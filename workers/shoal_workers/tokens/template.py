@@ -13,6 +13,8 @@ import jinja2.ext
 import jinja2.sandbox
 
 ChatMessage = Mapping[str, Any]
+RESERVED_VARIABLES = frozenset({"messages", "add_generation_prompt", "tools"})
+"""Template variables that whoever renders sets; others are the model's own switches, such as `enable_thinking`."""
 
 
 class TemplateError(ValueError):

@@ -23,6 +23,7 @@ __all__ = [
     "SamplingParameters",
     "SessionRecord",
     "SessionSegment",
+    "SessionSettings",
     "VersionSpan",
     "WeightsLoaded",
     "WeightsState",
@@ -42,13 +43,16 @@ class SamplingParameters(Message):
 
 
 class GenerateRequest(Message):
-    """Tokens in. `session` keeps the calls of one episode together; `min_version` refuses older weights."""
+    """Tokens in. `session` keeps the calls of one episode together; `min_version` refuses older weights, and `run` the
+    weights of another run ("" takes any).
+    """
 
     request_id: str = Field(min_length=1, max_length=255)
     session: str = Field("", max_length=255)
     prompt_token_ids: list[int] = Field(min_length=1)
     sampling: SamplingParameters = Field(default_factory=SamplingParameters)
     min_version: int | None = Field(None, ge=0)
+    run: str = Field("", max_length=255)
 
 
 class FinishReason(StrEnum):
@@ -62,8 +66,9 @@ class FinishReason(StrEnum):
 class GenerateResult(Report):
     """Tokens out.
 
-    `logprobs[i]` is the log-probability of `token_ids[i]` under the raw distribution (temperature 1) of the weights
-    that sampled it; `versions` cover the output tokens without gaps.
+    `logprobs[i]` is the log-probability of `token_ids[i]` under the distribution that it was drawn from: the softmax of
+    the sampling weights' logits over the temperature, cut to `top_p` and normalised again; at temperature 0 (greedy)
+    the softmax of the logits as they are. `versions` cover the output tokens without gaps.
     """
 
     token_ids: list[int]
@@ -88,11 +93,15 @@ class InFlightPolicy(StrEnum):
 
 
 class WeightsTarget(Message):
-    """A published weight version: a folder of safetensors; its manifest has SHA-256 `checksum` ("" is not checked)."""
+    """A published weight version: a folder of safetensors; its manifest has SHA-256 `checksum` ("" is not checked).
+
+    Versions count the steps of one `run` and compare with no other's.
+    """
 
     version: int = Field(ge=0)
     path: str = Field(min_length=1)
     checksum: str = ""
+    run: str = Field("", max_length=255)
 
 
 class WeightsUpdate(WeightsTarget):
@@ -151,6 +160,7 @@ class WeightsState(Report):
 
     target: WeightsTarget | None = None
     engines: dict[str, int] = Field(default_factory=dict)
+    loading: list[int] = Field(default_factory=list, description="Versions that engines are loading now.")
 
 
 class GatewayEngine(Report):
@@ -173,6 +183,7 @@ class GatewayEngine(Report):
 class GatewayStatus(Report):
     """The fleet as its gateway sees it. Versions are -1 while no engine is known. Latencies are of the last window."""
 
+    run: str = Field("", description="The run whose weights the fleet has.")
     target_version: int = 0
     min_version: int = -1
     max_version: int = -1
@@ -192,6 +203,14 @@ class GatewayStatus(Report):
     uptime_seconds: float = 0.0
 
 
+class SessionSettings(Message):
+    """How a session's tokens are drawn, whatever its caller asks for; `sampling.max_tokens` is the most of one call."""
+
+    sampling: SamplingParameters = Field(default_factory=SamplingParameters)
+    min_version: int | None = Field(None, ge=0)
+    run: str = Field("", max_length=255)
+
+
 class SessionSegment(Report):
     """A stretch of tokens that one prompt led to; `loss_mask` is 1 where the policy chose the token."""
 
@@ -202,9 +221,13 @@ class SessionSegment(Report):
 
 
 class SessionRecord(Report):
-    """The model calls of one episode, joined where one prompt continues the last."""
+    """The model calls of one episode, joined where one prompt continues the last.
+
+    `opened`: it was opened with settings, and nothing of it was lost since.
+    """
 
     id: str
+    opened: bool = False
     segments: list[SessionSegment] = Field(default_factory=list)
     calls: int = 0
     messages: list[dict[str, Any]] = Field(default_factory=list)

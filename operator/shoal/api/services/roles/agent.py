@@ -30,6 +30,7 @@ class AgentConfig(RoleConfig):
 
     port: int = Field(8005, ge=0, le=65535)
     job: str = ""
+    run: str = Field("", description="The run whose weights the model calls must come from.")
     model: str = Field(min_length=1, description="Folder with the tokeniser and its chat template.")
     data_url: str
     gateway_url: str
@@ -39,7 +40,5 @@ class AgentConfig(RoleConfig):
     max_turns: int = Field(32, ge=1)
     max_tokens_per_turn: int = Field(256, ge=1)
     max_model_len: int = Field(4096, ge=16)
-    temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     turn_budget: Literal["Fixed"] = "Fixed"
-    seed: int = 0

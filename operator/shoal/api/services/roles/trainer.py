@@ -40,6 +40,7 @@ class TrainerConfig(RoleConfig):
 
     port: int = Field(8006, ge=0, le=65535)
     job: str = ""
+    run: str = Field("", description="The name under which the weights of this run are published.")
     folder: str = Field(
         min_length=1, description="Folder of the job on the shared volume: versions/ and checkpoints/ lie in it."
     )
@@ -50,6 +51,7 @@ class TrainerConfig(RoleConfig):
     gateway_url: str
     steps: int = Field(ge=1)
     batch_groups: int = Field(ge=1)
+    temperature: float = Field(1.0, gt=0, description="Temperature at which the batches' tokens were drawn.")
     minibatches: int = Field(1, ge=1)
     epochs: int = Field(1, ge=1)
     algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
