@@ -74,7 +74,7 @@ def test_serves_once_an_engine_does() -> None:
     result = plan(spec(), [GATEWAY, engine("a"), engine("b")], reading("a", "b"))
     assert available(result) == ("True", "Serving")
     assert result.requeue_after is None
-    assert result.status["weightVersion"] == {"min": 3, "max": 3, "target": 3}
+    assert result.status["weightVersion"] == {"min": 3, "max": 3, "target": 3, "run": ""}
 
 
 def test_template_change_drains_one_engine_at_a_time() -> None:

@@ -194,6 +194,20 @@ def test_somebody_elses_pool_of_the_same_name_is_left_alone() -> None:
     assert "not this job's" in degraded["message"]
 
 
+def test_a_fleet_with_another_runs_weights_is_told_of() -> None:
+    held = DependencyView("RolloutFleet", "shared", True, UP, held_by="other-1a2b3c4d")
+    plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(), fleet=held), NOW)
+    (degraded,) = [each for each in plan.status["conditions"] if each["type"] == "Degraded"]
+    assert (degraded["status"], degraded["reason"]) == ("True", "DependencyDegraded")
+    assert "RolloutFleet shared serves the weights of run other-1a2b3c4d" in degraded["message"]
+
+
+def test_a_name_that_somebody_else_has_is_told_of() -> None:
+    taken = Expected(taken="Service j-data is there and does not belong to RLJob j: rename one of them")
+    plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(), expected=taken), NOW)
+    assert conditions(plan)["Degraded"] == ("True", "NameTaken")
+
+
 def test_a_refusal_counts_while_something_is_missing() -> None:
     refused = Expected(refused="pod of role agent: quota")
     missing = plan_job(spec(), DESIRED, observed([DATA, TRAINER], JobReading(), expected=refused), NOW)

@@ -125,7 +125,9 @@ def read_gateway(status: GatewayStatus) -> FleetReading:
         )
         for engine in status.engines
     }
-    versions = WeightVersions(min=status.min_version, max=status.max_version, target=status.target_version)
+    versions = WeightVersions(
+        min=status.min_version, max=status.max_version, target=status.target_version, run=status.run
+    )
     usage = FleetUsage(
         engine_seconds=round(sum(engine.uptime_seconds for engine in status.engines)),
         busy_seconds=round(sum(engine.busy_seconds for engine in status.engines)),

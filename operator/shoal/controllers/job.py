@@ -15,6 +15,7 @@ from shoal.api.v1alpha1.jobstatus import (
     TrajectoryCounts,
 )
 from shoal.api.v1alpha1.rljob import RLJobSpec
+from shoal.api.v1alpha1.rolloutfleet import RolloutFleetStatus
 from shoal.builders import job, kuberay, kueue
 from shoal.builders.children import build_service, build_tokens
 from shoal.builders.network import job_policies
@@ -85,7 +86,6 @@ class JobController:
     ) -> JobObserved:
         context = self._context
         world = context.world
-        fleet_name = job.fleet_name(owner.name, spec)
 
         def at(name: str) -> ObjectKey:
             return ObjectKey(owner.namespace, name)
@@ -96,7 +96,7 @@ class JobController:
             pods=pods,
             children=world.children_of(owner.namespace, owner.uid),
             expected=context.effects.expected(owner, (Role.DATA, Role.TRAINER, Role.AGENT)),
-            fleet=dependency("RolloutFleet", world.fleets, at(fleet_name), owner.uid, owned=spec.fleet.ref is None),
+            fleet=self._fleet(owner, at(job.fleet_name(owner.name, spec)), owned=spec.fleet.ref is None),
             environments=[
                 dependency(
                     "EnvironmentPool",
@@ -111,6 +111,13 @@ class JobController:
             queue=queue,
             ray=context.rays.look(owner, spec, context.effects.refusal(owner, kuberay.KIND)),
         )
+
+    def _fleet(self, owner: Owner, key: ObjectKey, *, owned: bool) -> DependencyView:
+        fleets = self._context.world.fleets
+        view = dependency("RolloutFleet", fleets, key, owner.uid, owned=owned)
+        status = read_status(RolloutFleetStatus, part(fleets.get(key), "status"))
+        run = status.weight_version.run
+        return replace(view, held_by=run if run != job.run_of(owner) else "")
 
     def _reading(self, uid: str) -> Reading[JobReading]:
         seen = self._context.scraper.get(uid, Role.DATA)

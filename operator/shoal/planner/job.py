@@ -36,7 +36,7 @@ class DependencyView:
     """A pool or fleet that the job uses; `conditions` is empty until its controller has looked at it.
 
     One that is `owned` and does not exist yet is no trouble: the same pass creates it. One that should be and is
-    somebody else's (`foreign`) is left alone.
+    somebody else's (`foreign`) is left alone. `held_by` is the run whose weights a fleet has, where it is another's.
     """
 
     kind: str
@@ -45,6 +45,7 @@ class DependencyView:
     conditions: Sequence[Condition] = ()
     owned: bool = False
     foreign: bool = False
+    held_by: str = ""
 
     @property
     def available(self) -> bool:
@@ -59,6 +60,8 @@ class DependencyView:
         for condition in self.conditions:
             if condition.type == "Degraded" and condition.status == "True":
                 return f"{self.kind} {self.name}: {condition.reason}: {condition.message}"
+        if self.held_by:
+            return f"{self.kind} {self.name} serves the weights of run {self.held_by}, and one run at a time"
         return "" if self.exists or self.owned else f"{self.kind} {self.name} does not exist"
 
 

@@ -194,11 +194,12 @@ class EngineStatusEntry(StatusModel):
 
 
 class WeightVersions(StatusModel):
-    """Weight versions over the engines; -1 while none is known."""
+    """Weight versions over the engines; -1 while none is known. They count the steps of one run."""
 
     min: int = -1
     max: int = -1
     target: int = -1
+    run: str = ""
 
 
 class FleetUsage(StatusModel):
