@@ -21,6 +21,11 @@ def test_names_the_field_and_the_reason() -> None:
     assert (problem.path, problem.message) == ("spec.trainer.step", "unknown field")
     (problem,) = validate_manifest(changed("EnvironmentPool", "spec.scale", {"min": 3, "max": 2}))
     assert (problem.path, problem.message) == ("spec.scale", "min must not be above max")
+    problems = validate_manifest(changed("RLJob", "spec.agents", {"sampling": {"temperature": "0", "topP": "2"}}))
+    assert [problem.path for problem in problems] == [
+        "spec.agents.sampling.temperature",
+        "spec.agents.sampling.topP",
+    ]
 
 
 @pytest.mark.parametrize("kind", SAMPLES)

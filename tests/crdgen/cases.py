@@ -116,6 +116,39 @@ FIELDS = [
     Case("RolloutFleet", "spec.weights", {"maxUnavailable": -1}, "spec.weights.maxUnavailable"),
     Case("RolloutFleet", "spec.engine", {"type": "SGLang"}, "spec.engine.type"),
 ]
+SAMPLING = [
+    Case("RLJob", "spec.agents", {"sampling": {"temperature": "0.01", "topP": "0.001"}}),
+    Case("RLJob", "spec.agents", {"sampling": {"temperature": "2", "topP": "1"}}),
+    *(
+        Case("RLJob", "spec.agents", {"sampling": {"temperature": value}}, refusal)
+        for value, refusal in (
+            ("0", "temperature must be above 0 in training"),
+            ("0.00", "spec.agents.sampling.temperature: Invalid value"),
+            ("-1", "spec.agents.sampling.temperature: Invalid value"),
+        )
+    ),
+    *(
+        Case("RLJob", "spec.agents", {"sampling": {"topP": value}}, refusal)
+        for value, refusal in (
+            ("0", "topP must be above 0 and at most 1"),
+            ("1.01", "spec.agents.sampling.topP: Invalid value"),
+            ("-0.5", "spec.agents.sampling.topP: Invalid value"),
+        )
+    ),
+    Case("RLJob", "spec.data", {"tasks": {"seeds": {}}, "evaluation": {"temperature": "0"}}),
+    Case(
+        "RLJob",
+        "spec.data",
+        {"tasks": {"seeds": {}}, "evaluation": {"temperature": "-0.1"}},
+        "temperature must not be below 0",
+    ),
+    Case(
+        "RLJob",
+        "spec.data",
+        {"tasks": {"seeds": {}}, "evaluation": {"temperature": "-1"}},
+        "spec.data.evaluation.temperature: Invalid value",
+    ),
+]
 NODES = [
     Case("RolloutFleet", "spec.workerGroups", [{"name": "a", "nodes": 2}]),
     Case("RolloutFleet", "spec.workerGroups", [{"name": "a", "nodes": 0}], "spec.workerGroups[0].nodes"),
@@ -134,7 +167,7 @@ SEVERAL_NODES = [
     )
     for engine, refusal in (("VLLM", ""), ("Reference", "nodes above 1 needs engine type VLLM"))
 ]
-CASES = [*NODES, *SEVERAL_NODES, *PROTOCOLS, *SCALES, *CHOICES, *NAMES, *FIELDS]
+CASES = [*NODES, *SEVERAL_NODES, *PROTOCOLS, *SCALES, *CHOICES, *NAMES, *FIELDS, *SAMPLING]
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,12 @@ def test_openmp_is_preloaded_once(tmp_path: Path) -> None:
 
 
 def test_user_arguments_come_after_defaults_and_before_what_shoal_needs() -> None:
-    config = EngineConfig(model="m", args=["--block-size=64", "--worker-extension-cls=other"])
+    config = EngineConfig(
+        model="m", args=["--block-size=64", "--worker-extension-cls=other", "--logprobs-mode=raw_logprobs"]
+    )
     argv = arguments(config, cpu=True, seed=1)
     assert argv.index("--block-size") < argv.index("--block-size=64")
     assert argv.index("--worker-extension-cls=other") < argv.index("--worker-extension-cls")
+    assert argv.index("--logprobs-mode=raw_logprobs") < argv.index("--logprobs-mode")
+    assert argv[argv.index("--logprobs-mode") + 1] == "processed_logprobs"
     assert "--enforce-eager" not in arguments(config, cpu=False, seed=1)

@@ -30,7 +30,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a call. `logprobs[i]` is the raw log-probability of `tokens[i]`; `spans` cover `tokens` gaplessly."""
+    """The end of a call. `logprobs[i]` is the log-probability of `tokens[i]` under the distribution that it was drawn
+    from (see GenerateResult); `spans` cover `tokens` gaplessly.
+    """
 
     key: str
     tokens: list[int]
@@ -87,7 +89,9 @@ class Core(ABC):
 
     @abstractmethod
     def score(self, tokens: Sequence[int]) -> list[float]:
-        """Raw log-probability of each of `tokens[1:]` given what is before it, computed as a prompt, not decoded."""
+        """Log-probability at temperature 1 of each of `tokens[1:]` given what is before it, computed as a prompt, not
+        decoded.
+        """
 
     @abstractmethod
     def load(self) -> Load:

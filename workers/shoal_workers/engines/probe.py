@@ -22,7 +22,7 @@ class Probe:
     Sampled, because some faults (an attention shape without a kernel, a sampler that does not compile) pass a health
     check and a greedy call. `tolerance` is the greatest difference allowed between a token's log-probability when it
     was decoded and when it is scored as a prompt: a cache kept from other weights differs by whole units, rounding by
-    far less.
+    far less. At temperature 1 the two are of one distribution.
     """
 
     def __init__(self, prompt: Sequence[int] = (1, 2, 3), tolerance: float = 0.5) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from shoal.api.services.models import FinishReason
+from shoal.api.services.models import FinishReason, SamplingParameters
 from shoal_workers.engines.core import Call, Core, CoreError, Finished, Load, PromptError
 from shoal_workers.tokens.spans import spans_of
 
@@ -88,7 +88,8 @@ class ReferenceCore(Core):
     def step(self) -> list[Finished]:
         """One token for each of the oldest calls."""
         batch = list(self._sequences.values())[:LARGEST_BATCH]
-        logprobs = torch.log_softmax(self._last_logits([sequence.tokens for sequence in batch]), dim=-1)
+        logits = self._last_logits([sequence.tokens for sequence in batch])
+        logprobs = _log_distributions(logits, [sequence.call.sampling for sequence in batch])
         tokens = _sample(logprobs, batch, self._generator)
         chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
         finished = []
@@ -162,25 +163,37 @@ class ReferenceCore(Core):
         return None
 
 
+def _log_distributions(logits: torch.Tensor, sampling: Sequence[SamplingParameters]) -> torch.Tensor:
+    """Log-probs [rows, vocabulary] that each row's token is drawn with, -inf outside its nucleus.
+
+    A greedy row (temperature 0) has those of the logits as they are: its token is the likeliest whatever they are.
+    """
+    temperatures = torch.tensor([1.0 if each.temperature == 0 else each.temperature for each in sampling])
+    scaled = logits / temperatures.clamp_min(1e-6)[:, None]
+    for row, each in enumerate(sampling):
+        if each.top_p < 1 and each.temperature > 0:
+            scaled[row] = _nucleus(scaled[row], each.top_p)
+    return torch.log_softmax(scaled, dim=-1)
+
+
+def _nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The logits of the smallest set of tokens whose probability reaches top_p, -inf elsewhere; the likeliest is always
+    in it.
+    """
+    values, order = torch.softmax(logits, dim=-1).sort(descending=True)
+    beyond = values.cumsum(0) - values >= top_p
+    return logits.index_fill(0, order[beyond], float("-inf"))
+
+
 def _sample(logprobs: torch.Tensor, batch: Sequence[_Sequence], shared: torch.Generator) -> torch.Tensor:
     """A token per row. Rows without a seed of their own are drawn together, from the shared generator."""
-    temperatures = torch.tensor([sequence.call.sampling.temperature for sequence in batch])
-    probabilities = torch.softmax(logprobs / temperatures.clamp_min(1e-6)[:, None], dim=-1)
-    for row, sequence in enumerate(batch):
-        if sequence.call.sampling.top_p < 1:
-            probabilities[row] = _nucleus(probabilities[row], sequence.call.sampling.top_p)
+    probabilities = logprobs.exp()
     tokens = torch.multinomial(probabilities, 1, generator=shared)[:, 0]
     for row, sequence in enumerate(batch):
         if sequence.generator is not None:
             tokens[row] = torch.multinomial(probabilities[row], 1, generator=sequence.generator)[0]
-    return torch.where(temperatures == 0, logprobs.argmax(dim=-1), tokens)
-
-
-def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The smallest set of tokens whose probability reaches top_p, unnormalised; the likeliest is always in it."""
-    values, order = probabilities.sort(descending=True)
-    values[values.cumsum(0) - values >= top_p] = 0
-    return torch.zeros_like(probabilities).scatter(0, order, values)
+    greedy = torch.tensor([sequence.call.sampling.temperature == 0 for sequence in batch])
+    return torch.where(greedy, logprobs.argmax(dim=-1), tokens)
 
 
 def _as_list(value: int | list[int] | None) -> list[int]:

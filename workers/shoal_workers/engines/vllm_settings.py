@@ -12,6 +12,7 @@ from shoal.api.services.roles.engine import EngineConfig
 
 EXTENSION = "shoal_workers.engines.vllm_weights.ShoalWorkerExtension"
 WEIGHT_TRANSFER = '{"backend": "disk"}'
+LOGPROBS_MODE = "processed_logprobs"
 _OPENMP = "libiomp5.so"
 
 
@@ -78,6 +79,8 @@ def arguments(config: EngineConfig, *, cpu: bool, seed: int) -> list[str]:
 
 
 def _fixed() -> Sequence[str]:
-    """Weights arrive as folders; and no step may be in flight while they are replaced, so steps are not overlapped."""
+    """Weights arrive as folders; no step may be in flight while they are replaced, so steps are not overlapped; and
+    log-probs are those that the tokens were drawn with, as importance weights have no other use.
+    """
     transfer = ["--worker-extension-cls", EXTENSION, "--weight-transfer-config", WEIGHT_TRANSFER]
-    return [*transfer, "--no-async-scheduling"]
+    return [*transfer, "--no-async-scheduling", "--logprobs-mode", LOGPROBS_MODE]

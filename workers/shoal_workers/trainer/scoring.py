@@ -11,12 +11,13 @@ from shoal_workers.trainer.batching import TrainRows
 
 
 def distribution(
-    model: nn.Module, batch: TrainRows, rows: Tensor, state: Mapping[str, Tensor] | None = None
+    model: nn.Module, batch: TrainRows, rows: Tensor, temperature: float, state: Mapping[str, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Log-probs [n, V] of the vocabulary at the n sampled tokens of `rows`, and the tokens [n]; in float32, row by row.
 
-    `state` scores with those weights in place of the model's own. Padding is on the right of a causal model, so it
-    changes nothing before it and needs no attention mask.
+    `temperature` (above 0) is the one that the tokens were drawn at: the policy that acted, and is trained, is
+    softmax(logits / temperature). `state` scores with those weights in place of the model's own. Padding is on the
+    right of a causal model, so it changes nothing before it and needs no attention mask.
     """
     length = int(batch.lengths[rows].max())
     token_ids = batch.token_ids[rows, :length]
@@ -29,7 +30,8 @@ def distribution(
         placed = {name: value.to(device) for name, value in state.items()}
         output = torch.func.functional_call(model, placed, (), arguments)
     logits = output.logits[:, :-1][sampled[:, 1:].to(device)]
-    return torch.log_softmax(logits.float(), dim=-1), token_ids[sampled].to(device)
+    # In place, on what indexing has just copied: another [n, V] would cost as much memory as the log-probs themselves.
+    return torch.log_softmax(logits.float().div_(temperature), dim=-1), token_ids[sampled].to(device)
 
 
 def picked(log_distribution: Tensor, tokens: Tensor) -> Tensor:

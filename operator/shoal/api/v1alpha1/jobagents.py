@@ -47,16 +47,34 @@ class Harness(ApiModel):
         str, Field(max_length=65_536, description="First message of every episode; none when empty.")
     ] = ""
     invalid_action: InvalidActionPolicy = InvalidActionPolicy.TERMINATE
-    config: FreeForm = Field(default_factory=dict, description="Passed to the harness.")
+    config: FreeForm = Field(
+        default_factory=dict,
+        description="Chat: variables of the chat template. OpenAI: what the program finds in `endpoint.config`.",
+    )
 
 
 class Sampling(ApiModel):
     """How tokens are drawn while training."""
 
-    temperature: Annotated[Decimal, Field(description="Temperature, as decimal text.")] = "1.0"
+    cel: ClassVar[tuple[Cel, ...]] = (
+        # A greedy policy explores nothing, and has no distribution that an importance weight could be taken against.
+        Cel("double(self.temperature) > 0.0", "temperature must be above 0 in training", field_path=".temperature"),
+        Cel(
+            "double(self.topP) > 0.0 && double(self.topP) <= 1.0",
+            "topP must be above 0 and at most 1",
+            field_path=".topP",
+        ),
+    )
+
+    temperature: Annotated[
+        Decimal, Field(description="Temperature, as decimal text above 0. vLLM takes 0.01 to 2.")
+    ] = "1.0"
     top_p: Annotated[
         Decimal,
-        Field(description="Nucleus share, as decimal text; below 1 the log-probs of engine and trainer differ."),
+        Field(
+            description="Nucleus share, as decimal text; at most 1. Below 1 the engines' log-probs are those of the cut"
+            " distribution, which the trainer's are not."
+        ),
     ] = "1.0"
     max_tokens_per_turn: Annotated[
         int, Field(ge=1, le=1_000_000, description="Tokens that one model call may generate.")

@@ -77,12 +77,18 @@ class Sampler(StrEnum):
 class Evaluation(ApiModel):
     """Fresh episodes, never trained on, that measure a weight version."""
 
+    cel: ClassVar[tuple[Cel, ...]] = (
+        Cel("double(self.temperature) >= 0.0", "temperature must not be below 0", field_path=".temperature"),
+    )
+
     episodes: Annotated[int, Field(ge=1, le=100_000, description="Episodes of one evaluation.")] = 100
     seeds_start: Annotated[
         int,
         Field(ge=0, le=2_147_483_647, description="First seed of the evaluation; keep it outside the training seeds."),
     ] = 1_000_000_000
-    temperature: Annotated[Decimal, Field(description="Temperature while evaluating, as decimal text.")] = "1.0"
+    temperature: Annotated[
+        Decimal, Field(description="Temperature while evaluating, as decimal text; 0 takes the likeliest token.")
+    ] = "1.0"
     every: Annotated[int, Field(ge=1, le=1_000_000, description="Also after every so many steps.")] | None = None
     success_threshold: Annotated[
         Decimal, Field(description="Reward from which an episode counts as a success, as decimal text.")
