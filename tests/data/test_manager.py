@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from shoal.api.services.trajectories import (
     Assignment,
@@ -18,6 +19,7 @@ from shoal.api.services.trajectories import (
     EpisodeOutcome,
     ProgressReport,
     ReconcileRequest,
+    TrainedBatch,
 )
 from shoal_workers.data.manager import DataManager
 from shoal_workers.data.store import SCHEMA_VERSION, Store, StoreError
@@ -319,7 +321,8 @@ async def test_reconcile_consumes_what_the_checkpoint_holds(desk: Desk) -> None:
     manager = desk.open()
     await play(manager, 8)
     first, second = await batch_of(manager), await batch_of(manager)
-    request = ReconcileRequest(trainer="trainer", step=1, version=1, consumed=[first.id])
+    trained = TrainedBatch(id=first.id, step=1, version=1)
+    request = ReconcileRequest(trainer="trainer", step=1, version=1, consumed=[trained])
     agreed = await manager.reconcile(request)
     assert (agreed.consumed, agreed.released) == ([first.id], [second.id])
     assert (await manager.reconcile(request)).consumed == []
@@ -332,9 +335,31 @@ async def test_a_batch_in_the_checkpoint_is_consumed_though_its_lease_ran_out(de
     await play(manager, 4)
     batch = await batch_of(manager)
     await manager.release(batch.id)
-    request = ReconcileRequest(trainer="trainer", step=1, version=1, consumed=[batch.id])
+    trained = TrainedBatch(id=batch.id, step=1, version=1)
+    request = ReconcileRequest(trainer="trainer", step=1, version=1, consumed=[trained])
     assert (await manager.reconcile(request)).consumed == [batch.id]
     assert await manager.lease_batch(ask(1)) is None
+
+
+async def test_batches_of_one_checkpoint_are_booked_under_the_steps_that_trained_them(desk: Desk) -> None:
+    manager = desk.open(max_staleness=4)
+    await play(manager, 12)
+    batches = [await batch_of(manager, version) for version in range(3)]
+    await manager.acknowledge(batches[0].id, BatchAck(step=1, version=1))
+    trained = [TrainedBatch(id=batch.id, step=step, version=step) for step, batch in enumerate(batches, 1)]
+    await manager.reconcile(ReconcileRequest(trainer="trainer", step=3, version=3, consumed=trained))
+    for step in (1, 2, 3):
+        await manager.progress(ProgressReport(step=step, version=step))
+    report = await manager.report()
+    assert [(point.step, point.trajectories) for point in report.steps] == [(1, 4), (2, 4), (3, 4)]
+    assert report.proof.holds
+
+
+def test_a_trainer_that_names_batches_by_their_ids_alone_is_understood() -> None:
+    old = {"trainer": "trainer", "step": 3, "version": 5, "consumed": ["a"]}
+    assert ReconcileRequest.model_validate(old).consumed == [TrainedBatch(id="a", step=3, version=5)]
+    with pytest.raises(ValidationError, match=r"consumed\.0"):
+        ReconcileRequest.model_validate(old | {"consumed": [7]})
 
 
 async def test_reconcile_takes_back_steps_that_were_not_saved(desk: Desk) -> None:

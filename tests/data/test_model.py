@@ -28,6 +28,7 @@ from shoal.api.services.trajectories import (
     EpisodeOutcome,
     ProgressReport,
     ReconcileRequest,
+    TrainedBatch,
 )
 from shoal_workers.data.manager import DataManager
 from shoal_workers.service import ProblemError
@@ -64,9 +65,9 @@ class World(RuleBasedStateMachine):
         self.keys = 0
         self.step = self.version = 0
         self.seen: list[str] = []
-        self.consumed: list[str] = []
-        self.unacknowledged: list[str] = []
-        self.disk: tuple[int, list[str], list[str]] = (0, [], [])
+        self.consumed: list[TrainedBatch] = []
+        self.unacknowledged: list[TrainedBatch] = []
+        self.disk: tuple[int, list[str], list[TrainedBatch]] = (0, [], [])
         self.saves = True
 
     def open(self) -> None:
@@ -183,23 +184,24 @@ class World(RuleBasedStateMachine):
         assert self.batch is not None
         batch, self.batch = self.batch, None
         try:
-            for name in [*self.unacknowledged, batch.id]:
+            for name in [*(trained.id for trained in self.unacknowledged), batch.id]:
                 self.do(self.manager.renew_batch(name))
         except ProblemError as error:
             expect_gone(error)
             self.restore()
             return
         self.seen += [each.id for group in batch.groups for each in group.trajectories]
-        self.consumed.append(batch.id)
-        self.unacknowledged.append(batch.id)
         self.step, self.version = self.step + 1, self.version + 1
+        trained = TrainedBatch(id=batch.id, step=self.step, version=self.version)
+        self.consumed.append(trained)
+        self.unacknowledged.append(trained)
         if save or self.step == STEPS:
             self.disk = (self.step, list(self.seen), list(self.consumed))
             if not tell:
                 self.restore()
                 return
-            for name in self.unacknowledged:
-                self.do(self.manager.acknowledge(name, BatchAck(step=self.step, version=self.version)))
+            for each in self.unacknowledged:
+                self.do(self.manager.acknowledge(each.id, BatchAck(step=each.step, version=each.version)))
             self.unacknowledged = []
         self.do(self.manager.progress(ProgressReport(step=self.step, version=self.version)))
 
@@ -236,6 +238,9 @@ class World(RuleBasedStateMachine):
         proof = self.do(self.manager.report()).proof
         assert proof.holds
         assert proof.trained <= len(self.disk[1])
+        query = "SELECT id, step FROM batches WHERE state = 'consumed'"
+        booked = {row["id"]: row["step"] for row in self.manager.store.connection.execute(query)}
+        assert booked.items() <= {batch.id: batch.step for batch in self.disk[2]}.items()
 
     def teardown(self) -> None:
         try:

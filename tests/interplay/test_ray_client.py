@@ -85,4 +85,4 @@ async def test_a_job_trains_on_a_cluster_that_it_is_no_node_of(tmp_path: Path, m
             await until(lambda: len(data.reports) == 3 and gateway.targets[-1].version == 2, START_SECONDS)
             assert await trainer.end() == 0
     assert data.consumed == ["b0", "b1"]
-    assert publish.latest(tmp_path / "versions") == gateway.targets[-1]
+    assert publish.latest(tmp_path / "versions", config.run) == gateway.targets[-1]

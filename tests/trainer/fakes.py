@@ -57,7 +57,8 @@ def two_armed(index: int) -> list[TrainGroup]:
 class FakeDataManager:
     """Hands out batches b0, b1, ... of `total`; what is leased and not acknowledged comes back by reconcile.
 
-    `consumed` lists acknowledgements in order: a batch that is there twice was counted twice.
+    `consumed` lists acknowledgements in order: a batch that is there twice was counted twice. `booked` has the step and
+    version that each came with.
     """
 
     total: int
@@ -66,6 +67,7 @@ class FakeDataManager:
     pending: list[str] = field(default_factory=list)
     leased: list[str] = field(default_factory=list)
     consumed: list[str] = field(default_factory=list)
+    booked: dict[str, tuple[int, int]] = field(default_factory=dict)
     renewed: list[str] = field(default_factory=list)
     reports: list[ProgressReport] = field(default_factory=list)
     reconciled: list[ReconcileRequest] = field(default_factory=list)
@@ -96,9 +98,11 @@ class FakeDataManager:
     async def _reconcile(self, request: Request) -> Response:
         body = await read(request, ReconcileRequest)
         self.reconciled.append(body)
-        kept = [name for name in self.leased if name in body.consumed]
-        released = [name for name in self.leased if name not in body.consumed]
+        named = {batch.id: (batch.step, batch.version) for batch in body.consumed}
+        kept = [name for name in self.leased if name in named]
+        released = [name for name in self.leased if name not in named]
         self.consumed += kept
+        self.booked |= {name: named[name] for name in kept}
         self.pending = released + self.pending
         self.leased = []
         return reply(Reconciled(consumed=kept, released=released))
@@ -109,12 +113,13 @@ class FakeDataManager:
         return reply(BatchRenewed(id=name, expires_at=0))
 
     async def _acknowledge(self, name: str, request: Request) -> Response:
-        await read(request, BatchAck)
+        ack = await read(request, BatchAck)
         if name in self.consumed:
             return reply(Accepted(id=name, duplicate=True))
         self._held(name)
         self.leased.remove(name)
         self.consumed.append(name)
+        self.booked[name] = (ack.step, ack.version)
         return reply(Accepted(id=name))
 
     async def _progress(self, request: Request) -> Response:
@@ -132,9 +137,14 @@ class FakeDataManager:
 
 @dataclass
 class FakeGateway:
-    """Remembers the targets it was told."""
+    """Remembers the targets it was told, and refuses those that `refuse` has a problem for."""
 
     targets: list[WeightsTarget] = field(default_factory=list)
+    engines: dict[str, int] | None = None
+    loading: list[int] = field(default_factory=list)
+    refuse: Callable[[WeightsTarget], ProblemError | None] = lambda target: None
+    asked: int = 0
+    left: list[str] = field(default_factory=list)
 
     def service(self) -> Service:
         """The routes that a trainer calls."""
@@ -142,13 +152,22 @@ class FakeGateway:
 
         @service.app.put("/weights/target")
         async def target(request: Request) -> Response:
-            self.targets.append(await read(request, WeightsTarget))
-            return reply(self.targets[-1])
+            self.asked += 1
+            offered = await read(request, WeightsTarget)
+            if (problem := self.refuse(offered)) is not None:
+                raise problem
+            self.targets.append(offered)
+            return reply(offered)
+
+        @service.app.delete("/weights/target", status_code=204)
+        async def leave(run: str) -> None:
+            self.left.append(run)
 
         @service.app.get("/weights")
         async def weights() -> Response:
             last = self.targets[-1] if self.targets else None
-            return reply(WeightsState(target=last, engines={"e0": last.version if last else 0}))
+            engines = self.engines if self.engines is not None else {"e0": last.version if last else 0}
+            return reply(WeightsState(target=last, engines=engines, loading=self.loading))
 
         return service
 
@@ -173,6 +192,7 @@ class FakeLearner:
         self.disk = disk
         self.crash = crash
         self.weights: list[str] = []
+        self.in_use: list[Collection[int] | None] = []
 
     async def start(self) -> None:
         """Nothing to load."""
@@ -203,20 +223,21 @@ class FakeLearner:
         self.disk.checkpoints[progress.step] = (progress, list(self.weights))
         self.crash("after save")
 
-    async def publish(self, version: int, step: int, in_use: Collection[int]) -> WeightsTarget:
+    async def publish(self, version: int, step: int, in_use: Collection[int] | None) -> WeightsTarget:
         """A version, whole."""
         self.crash("before publish")
+        self.in_use.append(in_use)
         assert version not in self.disk.published or self.disk.published[version] == self.weights
         self.disk.published[version] = list(self.weights)
         self.crash("after publish")
-        return WeightsTarget(version=version, path=f"/versions/{version}")
+        return WeightsTarget(version=version, path=f"/versions/{version}", run=self.config.run)
 
     async def latest(self) -> WeightsTarget | None:
         """The newest version."""
         if not self.disk.published:
             return None
         version = max(self.disk.published)
-        return WeightsTarget(version=version, path=f"/versions/{version}")
+        return WeightsTarget(version=version, path=f"/versions/{version}", run=self.config.run)
 
     async def close(self) -> None:
         """Nothing to stop."""

@@ -65,8 +65,25 @@ def test_segments_of_one_trajectory_share_its_advantage() -> None:
     assert batch.advantages.tolist() == [1.0, 1.0, -1.0]
 
 
-def test_what_cannot_be_trained_on_is_refused() -> None:
-    with pytest.raises(ValueError, match="trajectory 0-0: 3 tokens, the model takes 2"):
-        make_rows(two_armed(0), Grpo(), 2)
-    with pytest.raises(ValueError, match="no sampled token"):
-        make_rows([_group([[0, 0], [1, 0]], [0.0, 1.0])], Grpo(), 128)
+def test_segments_longer_than_the_model_takes_are_left_out_and_counted() -> None:
+    groups = [_group([[0, 1], [0, 0, 1], [0, 1, 1, 1]], [2.0, 1.0, 0.0])]
+    batch = make_rows(groups, Rloo(), 3)
+    assert batch.too_long == 1
+    assert batch.lengths.tolist() == [2, 3]
+    # Rewards are compared over the whole group: what was too long to learn from was played all the same.
+    assert batch.advantages.tolist() == [1.5, 0.0]
+    assert batch.trajectory.tolist() == [0, 1]
+    assert make_rows(groups, Rloo(), 4).too_long == 0
+
+
+@pytest.mark.parametrize(
+    ("groups", "length", "too_long"),
+    [(two_armed(0), 2, 4), ([_group([[0, 0], [1, 0]], [0.0, 1.0])], 128, 0), ([], 128, 0)],
+)
+def test_a_batch_without_a_token_to_learn_from_has_no_rows(
+    groups: list[TrainGroup], length: int, too_long: int
+) -> None:
+    batch = make_rows(groups, Grpo(), length)
+    assert (batch.rows, batch.too_long, int(batch.sampled.sum())) == (0, too_long, 0)
+    assert batch.of_tokens(batch.advantages).tolist() == []
+    assert batch.versions[batch.sampled].tolist() == []

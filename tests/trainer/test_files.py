@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from shoal.api.services.models import WeightsTarget
+from shoal.api.services.trajectories import TrainedBatch
 from shoal_workers.trainer import checkpoint, publish
 from shoal_workers.trainer.files import new_folder, numbered, sha256
 from shoal_workers.trainer.model import load_model
@@ -22,8 +24,9 @@ def test_a_version_is_a_model_that_loads_with_true_checksums(tmp_path: Path) -> 
     with torch.no_grad():
         model.get_output_embeddings().weight.add_(1.0)  # type: ignore[no-untyped-call]
     target = publish.publish(
-        tmp_path / "versions", model, publish.companions_of(str(tmp_path / "model")), version=3, step=2
+        tmp_path / "versions", model, publish.companions_of(str(tmp_path / "model")), version=3, step=2, run="lake-1"
     )
+    assert (target.version, target.run) == (3, "lake-1")
     folder = Path(target.path)
     assert folder == tmp_path / "versions" / "3"
     manifest = (folder / "manifest.json").read_bytes()
@@ -34,11 +37,17 @@ def test_a_version_is_a_model_that_loads_with_true_checksums(tmp_path: Path) -> 
     again = load_model(target.path, "auto")
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
-    assert publish.latest(tmp_path / "versions") == target
+    assert publish.latest(tmp_path / "versions", "lake-1") == target
 
 
 def test_nothing_is_latest_before_the_first(tmp_path: Path) -> None:
-    assert publish.latest(tmp_path) is None
+    assert publish.latest(tmp_path, "lake-1") is None
+
+
+def test_a_version_that_was_published_in_no_name_is_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "latest.json").write_text('{"version": 4, "path": "/versions/4", "checksum": "abc"}')
+    target = WeightsTarget(version=4, path="/versions/4", checksum="abc", run="lake-1")
+    assert publish.latest(tmp_path, "lake-1") == target
 
 
 def test_old_versions_go_unless_an_engine_serves_them(tmp_path: Path) -> None:
@@ -48,14 +57,34 @@ def test_old_versions_go_unless_an_engine_serves_them(tmp_path: Path) -> None:
     assert numbered(tmp_path) == [1, 4, 5]
 
 
+def test_no_version_goes_while_nobody_knows_what_engines_use(tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        (tmp_path / str(version)).mkdir()
+    assert publish.prune(tmp_path, keep=1, in_use=None) == []
+    assert numbered(tmp_path) == [1, 2, 3]
+    assert publish.prune(tmp_path, keep=1, in_use=()) == [1, 2]
+
+
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
-    progress = Progress(step=4, version=6, consumed=("a", "b"))
+    batches = (TrainedBatch(id="a", step=3, version=3), TrainedBatch(id="b", step=4, version=6))
+    progress = Progress(step=4, version=6, consumed=batches)
     state = {"model": {"w": torch.ones(2)}, "generator": torch.Generator().get_state()}
     checkpoint.save(tmp_path, progress, state, keep=2)
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found[0] == progress
     assert torch.equal(found[1]["model"]["w"], torch.ones(2))
+
+
+def test_a_checkpoint_that_names_batches_by_their_ids_alone_is_read(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, Progress(step=6), {}, keep=2)
+    old = '{"step": 6, "version": 8, "consumed": ["a", "b", "c"], "figures": {"loss": 0.5}}'
+    (tmp_path / "6" / "progress.json").write_text(old)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert (found[0].step, found[0].version, found[0].figures) == (6, 8, {"loss": 0.5})
+    assert [(batch.id, batch.step) for batch in found[0].consumed] == [("a", 4), ("b", 5), ("c", 6)]
+    assert Progress.model_validate_json('{"step": 0, "version": 0, "consumed": []}') == Progress()
 
 
 def test_the_newest_readable_checkpoint_counts(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ async def test_a_job_in_ray_ends_with_its_weights_published_and_nothing_left(tmp
             assert await trainer.end() == 0
     assert data.consumed == ["b0", "b1", "b2"]
     assert updates(tmp_path) == 3
-    target = publish.latest(tmp_path / "versions")
+    target = publish.latest(tmp_path / "versions", config.run)
     assert target == gateway.targets[-1]
 
 

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from shoal.api.services.report import RunReport
 from shoal.api.services.trajectories import Claimed
@@ -41,9 +42,9 @@ async def playing(client: ServiceClient) -> AsyncIterator[None]:
             await task
 
 
-async def live(url: str, folder: Path, disk: FakeDisk, point: str = "", count: int = 0) -> None:
+async def live(url: str, folder: Path, disk: FakeDisk, point: str = "", count: int = 0, **changes: Any) -> None:
     """One life of a trainer of four steps, which may be cut short."""
-    settings = trainer_config(folder, steps=4, batch_groups=2)
+    settings = trainer_config(folder, steps=4, batch_groups=2, **changes)
     async with ServiceClient(url) as data, ServiceClient("http://127.0.0.1:1", retries=0) as nowhere:
         learner = FakeLearner(settings, disk, crash_at(point, count))
         driver = TrainerDriver(settings, learner, DataManager(data, "trainer"), Gateway(nowhere))
@@ -68,3 +69,17 @@ async def test_the_store_proves_that_crashes_repeat_and_lose_nothing(tmp_path: P
         assert report.proof.holds, (point, count, report.proof)
         assert report.proof.trained == 4 * 2 * 2, (point, count)
         assert [step.step for step in report.steps] == [1, 2, 3, 4], (point, count)
+
+
+async def test_the_report_has_each_steps_own_trajectories_when_checkpoints_are_rare(tmp_path: Path) -> None:
+    for point in ("", "after save", "before publish"):
+        folder = tmp_path / (point or "whole")
+        manager = RealDataManager(config(folder, max_staleness=4))
+        disk = FakeDisk()
+        async with serving(make_service(manager, None)) as url, ServiceClient(url) as client, playing(client):
+            if point:
+                await live(url, folder, disk, point, 1, checkpoint_every=2)
+            await live(url, folder, disk, checkpoint_every=2)
+            report = await client.get("/report", RunReport)
+        assert report.proof.holds, (point, report.proof)
+        assert [(step.step, step.trajectories) for step in report.steps] == [(step, 4) for step in (1, 2, 3, 4)], point

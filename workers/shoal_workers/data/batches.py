@@ -67,7 +67,9 @@ class Batches:
         return until
 
     def acknowledge(self, batch: str, step: int) -> bool:
-        """The checkpoint of `step` holds the batch: consumed, for ever. Returns whether it had been so before."""
+        """Step `step` trained the batch and a checkpoint holds it: consumed, for ever. Returns whether it had been so
+        before.
+        """
         row = self._row(batch)
         if row["state"] == "consumed":
             return True
@@ -95,10 +97,11 @@ class Batches:
         its groups; nobody can have while there is one trainer, since only a trainer's call takes groups.
         """
         consumed, released = [], []
-        named = set(request.consumed)
+        steps = {batch.id: batch.step for batch in request.consumed}
         for row in self.connection.execute("SELECT * FROM batches WHERE state <> 'consumed'").fetchall():
-            if row["id"] in named and self._reclaim(row):
-                self._consume(row, request.step)
+            step = steps.get(row["id"])
+            if step is not None and self._reclaim(row):
+                self._consume(row, step)
                 consumed.append(row["id"])
             elif row["state"] == "leased":
                 self._give_back(row)

@@ -19,7 +19,8 @@ class TrainRows:
 
     `sampled` [B, T] is true exactly at tokens that the policy chose; `behaviour` [B, T] are their log-probs and
     `versions` [B, T] the weight versions that sampled them (-1 elsewhere). `turn` [B, T] numbers the model calls of the
-    batch from 0, ascending. `advantages` [B] and `trajectory` [B] belong to the row; N counts sampled tokens.
+    batch from 0, ascending. `advantages` [B] and `trajectory` [B] belong to the row; N counts sampled tokens. B may be
+    0. `too_long` counts segments that are not among the rows because the model does not take so many tokens.
     """
 
     token_ids: Tensor
@@ -30,6 +31,7 @@ class TrainRows:
     advantages: Tensor
     trajectory: Tensor
     lengths: Tensor
+    too_long: int = 0
 
     @property
     def rows(self) -> int:
@@ -52,29 +54,26 @@ def make_rows(groups: Sequence[TrainGroup], estimator: AdvantageEstimator, max_l
     """The batch's tensors, in the groups' order.
 
     Segments without a sampled token are left out. The first token of a segment cannot be scored, as nothing precedes
-    it, and counts as not sampled. Raises ValueError for a batch without sampled tokens or a segment above `max_length`.
+    it, and counts as not sampled. Segments of more than `max_length` tokens are left out and counted: a batch that was
+    refused would come back again and again. Their trajectory's reward counts in its group all the same.
     """
     rows = []
-    number = 0
+    number = too_long = 0
     for group in groups:
         rewards = np.array([trajectory.reward for trajectory in group.trajectories], dtype=np.float64)
         for trajectory, advantage in zip(group.trajectories, estimator.advantages(rewards), strict=True):
             for segment in trajectory.segments:
                 if len(segment.token_ids) > max_length:
-                    raise ValueError(
-                        f"trajectory {trajectory.id}: {len(segment.token_ids)} tokens, the model takes {max_length}"
-                    )
-                if any(segment.loss_mask[1:]):
+                    too_long += 1
+                elif any(segment.loss_mask[1:]):
                     rows.append(_Row(segment, number, float(advantage)))
             number += 1
-    if not rows:
-        raise ValueError("the batch has no sampled token")
-    return _pad(rows)
+    return _pad(rows, too_long)
 
 
-def _pad(rows: Sequence[_Row]) -> TrainRows:
+def _pad(rows: Sequence[_Row], too_long: int) -> TrainRows:
     lengths = [len(row.segment.token_ids) for row in rows]
-    shape = (len(rows), max(lengths))
+    shape = (len(rows), max(lengths, default=0))
     token_ids, versions = np.zeros(shape, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
     sampled, behaviour = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)
     for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
@@ -92,8 +91,9 @@ def _pad(rows: Sequence[_Row]) -> TrainRows:
         versions=torch.from_numpy(versions),
         turn=torch.from_numpy(_turns(sampled)),
         advantages=torch.tensor([row.advantage for row in rows], dtype=torch.float32),
-        trajectory=torch.tensor([row.trajectory for row in rows]),
-        lengths=torch.tensor(lengths),
+        trajectory=torch.tensor([row.trajectory for row in rows], dtype=torch.int64),
+        lengths=torch.tensor(lengths, dtype=torch.int64),
+        too_long=too_long,
     )
 
 

@@ -68,9 +68,9 @@ class RayLearner:
         """See LearnerWorker."""
         await self._call("save", progress)
 
-    async def publish(self, version: int, step: int, in_use: Collection[int]) -> WeightsTarget:
+    async def publish(self, version: int, step: int, in_use: Collection[int] | None) -> WeightsTarget:
         """See LearnerWorker."""
-        target: WeightsTarget = await self._call("publish", version, step, list(in_use))
+        target: WeightsTarget = await self._call("publish", version, step, in_use)
         return target
 
     async def latest(self) -> WeightsTarget | None:

@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from shoal.api.services.models import WeightsTarget
 from shoal.api.services.roles.trainer import TrainerConfig
 from shoal.api.services.training import TrainerPhase, TrainerStatus
-from shoal.api.services.trajectories import Batch
+from shoal.api.services.trajectories import Batch, TrainedBatch
 from shoal_workers.trainer.handle import LearnerHandle
 from shoal_workers.trainer.peers import DataManager, Gateway
+from shoal_workers.trainer.phases import Phases
 from shoal_workers.trainer.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -48,30 +49,26 @@ class TrainerDriver:
         self._clock = clock
         self._started = clock()
         self._progress = Progress()
-        self._unacknowledged: list[str] = []
-        self._phase = TrainerPhase.STARTING
+        self._unacknowledged: list[TrainedBatch] = []
+        self._phases = Phases(clock)
         self._saved_step = 0
-        self._busy = 0.0
-        self._waited = 0.0
-        self._since: tuple[TrainerPhase, float] = (TrainerPhase.STARTING, self._started)
         self._gap = 0.0
         self._figures: dict[str, float] = {}
 
     @property
     def status(self) -> TrainerStatus:
         """The trainer's state now; time of what is going on is counted up to now."""
-        phase, since = self._since
-        running = self._clock() - since
         return TrainerStatus(
-            phase=phase,
+            phase=self._phases.current,
             step=self._progress.step,
             steps=self._config.steps,
             version=self._progress.version,
             checkpoint_step=self._saved_step,
-            busy_seconds=self._busy + (running if phase is TrainerPhase.TRAINING else 0.0),
-            wait_seconds=self._waited + (running if phase is TrainerPhase.WAITING else 0.0),
+            busy_seconds=self._phases.seconds(TrainerPhase.TRAINING),
+            wait_seconds=self._phases.seconds(TrainerPhase.WAITING),
             uptime_seconds=self._clock() - self._started,
             logprob_gap_max=self._gap,
+            detail=self._gateway.detail,
             metrics=self._figures,
         )
 
@@ -85,7 +82,7 @@ class TrainerDriver:
                 if batch is None:
                     break
                 await self._step(batch)
-            self._enter(TrainerPhase.DONE)
+            self._phases.current = TrainerPhase.DONE
             logger.info("training ended", extra={"step": self._progress.step, "version": self._progress.version})
             # Until the pod is removed: the gateway must hear of the last version even if it is away just now.
             await asyncio.Event().wait()
@@ -119,11 +116,12 @@ class TrainerDriver:
         if published > self._progress.version:
             self._progress = self._progress.model_copy(update={"version": published + 1})
             await self._learner.renumber(self._progress.version)
-        self._gateway.aim(await self._learner.publish(self._progress.version, self._progress.step, ()))
+        # What engines use meanwhile is not asked here: the publication after the next step removes what may go.
+        self._gateway.aim(await self._learner.publish(self._progress.version, self._progress.step, None))
 
     async def _next_batch(self) -> Batch | None:
         """The next batch; None when the job is complete without one."""
-        with self._spending(TrainerPhase.WAITING):
+        with self._phases.spending(TrainerPhase.WAITING):
             while True:
                 batch = await self._data.lease(self._progress.version, self._config.batch_groups, LEASE_WAIT_SECONDS)
                 if batch is not None:
@@ -133,7 +131,7 @@ class TrainerDriver:
 
     async def _step(self, batch: Batch) -> None:
         """Learn from one batch."""
-        with self._spending(TrainerPhase.TRAINING):
+        with self._phases.spending(TrainerPhase.TRAINING):
             held = await self._train(batch)
         if not held:
             # Someone else may train the batch now, so these weights must not have seen it.
@@ -148,13 +146,15 @@ class TrainerDriver:
         figures["train_seconds"] = self._clock() - began
         if not await self._data.renew(batch.id):
             return False
+        self._warn(figures)
+        trained = TrainedBatch(id=batch.id, step=before.step + 1, version=before.version + 1)
         self._progress = Progress(
-            step=before.step + 1,
-            version=before.version + 1,
-            consumed=(*before.consumed, batch.id)[-REMEMBERED_BATCHES:],
+            step=trained.step,
+            version=trained.version,
+            consumed=(*before.consumed, trained)[-REMEMBERED_BATCHES:],
             figures=figures,
         )
-        self._unacknowledged.append(batch.id)
+        self._unacknowledged.append(trained)
         if self._progress.step % self._config.checkpoint_every == 0 or self._progress.step == self._config.steps:
             await self._learner.save(self._progress)
             self._saved_step = self._progress.step
@@ -168,18 +168,28 @@ class TrainerDriver:
         logger.info("step", extra={"step": self._progress.step, "version": self._progress.version, **figures})
         return True
 
+    def _warn(self, figures: Mapping[str, float]) -> None:
+        """Say what of the batch was not trained on."""
+        left_out = int(figures.get("segments_too_long", 0))
+        if left_out:
+            extra = {"step": self._progress.step + 1, "segments": left_out, "max_model_len": self._config.max_model_len}
+            logger.warning("segments longer than max_model_len were left out", extra=extra)
+        if figures.get("tokens_trained") == 0:
+            logger.warning("the batch had nothing to learn from", extra={"step": self._progress.step + 1})
+
     async def _acknowledge(self) -> None:
-        """Tell the data manager of the batches that the newest checkpoint holds."""
+        """Tell the data manager of the batches that the newest checkpoint holds, each with the step that trained it."""
         if self._saved_step != self._progress.step:
             return
         for batch in self._unacknowledged:
-            await self._data.acknowledge(batch, self._progress.step, self._progress.version)
+            await self._data.acknowledge(batch)
         self._unacknowledged = []
 
     @contextlib.asynccontextmanager
     async def _renewing(self, batch: Batch) -> AsyncIterator[None]:
         """Hold the batch, and those that no checkpoint holds yet, while the block runs."""
-        task = asyncio.create_task(self._renew([*self._unacknowledged, batch.id], batch.lease_seconds / 3))
+        held = [*(trained.id for trained in self._unacknowledged), batch.id]
+        task = asyncio.create_task(self._renew(held, batch.lease_seconds / 3))
         try:
             yield
         finally:
@@ -202,22 +212,4 @@ class TrainerDriver:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-
-    @contextlib.contextmanager
-    def _spending(self, phase: TrainerPhase) -> Iterator[None]:
-        """The block's time counts as this phase's."""
-        self._enter(phase)
-        try:
-            yield
-        finally:
-            self._enter(phase)
-
-    def _enter(self, phase: TrainerPhase) -> None:
-        """From now on this is what goes on; the time of what went on before is added up."""
-        now = self._clock()
-        before, since = self._since
-        if before is TrainerPhase.TRAINING:
-            self._busy += now - since
-        elif before is TrainerPhase.WAITING:
-            self._waited += now - since
-        self._since = (phase, now)
+            await self._gateway.leave()

@@ -27,7 +27,7 @@ class LearnerHandle(Protocol):
     async def save(self, progress: Progress) -> None:
         """Write a checkpoint."""
 
-    async def publish(self, version: int, step: int, in_use: Collection[int]) -> WeightsTarget:
+    async def publish(self, version: int, step: int, in_use: Collection[int] | None) -> WeightsTarget:
         """Publish the weights."""
 
     async def latest(self) -> WeightsTarget | None:

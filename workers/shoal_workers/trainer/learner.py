@@ -80,18 +80,24 @@ class Learner:
     def train(self, groups: Sequence[TrainGroup], step: int, version: int) -> dict[str, float]:
         """One step (from 0) by the groups, starting from the weights `version`; the step's figures.
 
-        Raises NonFiniteError, the weights then being of no use; ValueError for a batch that cannot be trained on.
+        Groups without a sampled token that can be trained on leave weights and optimizer as they are. Raises
+        NonFiniteError, the weights then being of no use.
         """
         batch = make_rows(groups, self._rule.advantage, self._config.max_model_len)
+        rate = learning_rate(self._config.optimizer, step, self._config.steps)
+        learned = self._learn(groups, batch, version, rate) if batch.rows else _nothing(groups, batch, version)
+        return {**learned, "learning_rate": rate}
+
+    def _learn(self, groups: Sequence[TrainGroup], batch: TrainRows, version: int, rate: float) -> dict[str, float]:
+        """Updates at `rate` by a batch of at least one row."""
         fixed = self._before(batch)
         figures = summary(groups, batch, fixed.weights, version)
-        figures |= logprob_gap(self.model, batch, self._known, {version: fixed.old_logprobs}, self._size)
-        rate = learning_rate(self._config.optimizer, step, self._config.steps)
+        scored = {version: fixed.old_logprobs}
+        figures |= logprob_gap(self.model, batch, self._known, scored, self._size, self._config.temperature)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         figures |= self._optimize(batch, fixed)
-        figures |= {"learning_rate": rate, "tokens_trained": float(fixed.chosen.sum())}
-        return figures
+        return {**figures, "tokens_trained": float(fixed.chosen.sum())}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold to go on exactly here."""
@@ -122,16 +128,20 @@ class Learner:
             snapshot[name] = copies[value.data_ptr()]
         return snapshot
 
+    def _distribution(self, batch: TrainRows, rows: Tensor, state: State | None = None) -> tuple[Tensor, Tensor]:
+        """See `distribution`: of the model, or of the weights `state`, at the temperature of the batches."""
+        return distribution(self.model, batch, rows, self._config.temperature, state)
+
     @torch.no_grad()
     def _before(self, batch: TrainRows) -> _Fixed:
         """Log-probs, weights and choice of tokens under the weights at the start of the step."""
         logprobs, entropy, reference = [], [], []
         for rows in micro_batches(torch.arange(batch.rows), self._size):
-            log_distribution, tokens = distribution(self.model, batch, rows)
+            log_distribution, tokens = self._distribution(batch, rows)
             logprobs.append(picked(log_distribution, tokens))
             entropy.append(entropies(log_distribution))
             if self.reference is not None:
-                wanted, _ = distribution(self.model, batch, rows, self.reference)
+                wanted, _ = self._distribution(batch, rows, self.reference)
                 reference.append(wanted if self._rule.loss.reference == "full" else picked(wanted, tokens))
         old = torch.cat(logprobs)
         device = old.device
@@ -187,7 +197,7 @@ class Learner:
 
     def _accumulate(self, batch: TrainRows, fixed: _Fixed, rows: Tensor, share: Tensor) -> dict[str, float]:
         """Forward and backward of one micro-batch."""
-        log_distribution, token_ids = distribution(self.model, batch, rows)
+        log_distribution, token_ids = self._distribution(batch, rows)
         tokens = fixed.tokens_of(rows).to(token_ids.device)
         result = self._rule.loss.compute(
             LossTokens(
@@ -205,3 +215,12 @@ class Learner:
             raise NonFiniteError(f"the loss is {loss}")
         result.loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss, **result.figures}
+
+
+def _nothing(groups: Sequence[TrainGroup], batch: TrainRows, version: int) -> dict[str, float]:
+    """The figures of a step that had nothing to learn from.
+
+    The optimizer is not stepped either: its momentum and weight decay would change the weights without a gradient.
+    """
+    figures = summary(groups, batch, torch.zeros(0), version)
+    return {**figures, "logprob_gap": 0.0, "logprob_checked": 0.0, "tokens_trained": 0.0}

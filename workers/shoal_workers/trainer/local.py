@@ -43,7 +43,7 @@ class ThreadLearner:
         """See LearnerWorker."""
         await self._run(lambda: self._started.save(progress))
 
-    async def publish(self, version: int, step: int, in_use: Collection[int]) -> WeightsTarget:
+    async def publish(self, version: int, step: int, in_use: Collection[int] | None) -> WeightsTarget:
         """See LearnerWorker."""
         return await self._run(lambda: self._started.publish(version, step, in_use))
 

@@ -19,6 +19,7 @@ from shoal.api.services.trajectories import (
     ProgressReport,
     Reconciled,
     ReconcileRequest,
+    TrainedBatch,
 )
 from shoal_workers.service import ProblemError, ServiceClient, backoff
 
@@ -30,6 +31,8 @@ T = TypeVar("T")
 _PATIENCE_CAP_SECONDS = 5.0
 _LEASE_SLACK_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
+# A stopping pod has more to do than to wait for a gateway that may be stopping, too.
+_LEAVE_SECONDS = 2.0
 _GONE = frozenset({404, 409, 410})
 
 
@@ -55,7 +58,7 @@ class DataManager:
         self._client = client
         self._trainer = trainer
 
-    async def reconcile(self, step: int, version: int, consumed: list[str]) -> Reconciled:
+    async def reconcile(self, step: int, version: int, consumed: list[TrainedBatch]) -> Reconciled:
         """Say what the checkpoint holds; batches leased otherwise go back."""
         request = ReconcileRequest(trainer=self._trainer, step=step, version=version, consumed=consumed)
         return await patiently(lambda: self._client.post("/batches:reconcile", request, Reconciled), "reconcile")
@@ -75,11 +78,11 @@ class DataManager:
             lambda: self._client.post(f"/batches/{batch}:renew", None, BatchRenewed, idempotent=True), "renew"
         )
 
-    async def acknowledge(self, batch: str, step: int, version: int) -> bool:
-        """The checkpoint holds the batch; False where it was lost before that."""
-        ack = BatchAck(step=step, version=version)
+    async def acknowledge(self, batch: TrainedBatch) -> bool:
+        """A checkpoint holds the batch; False where it was lost before that."""
+        ack = BatchAck(step=batch.step, version=batch.version)
         return await self._held(
-            lambda: self._client.post(f"/batches/{batch}:ack", ack, Accepted, idempotent=True), "acknowledge"
+            lambda: self._client.post(f"/batches/{batch.id}:ack", ack, Accepted, idempotent=True), "acknowledge"
         )
 
     async def report(self, step: int, version: int, metrics: dict[str, float]) -> None:
@@ -104,12 +107,17 @@ class DataManager:
 
 
 class Gateway:
-    """The gateway, as the trainer sees it: it is told the newest weights, again and again in case it forgot."""
+    """The gateway, as the trainer sees it: it is told the newest weights, again and again in case it forgot.
+
+    `detail` says why it does not have them, and is "" when it has.
+    """
 
     def __init__(self, client: ServiceClient) -> None:
         self._client = client
         self._target: WeightsTarget | None = None
         self._changed = asyncio.Event()
+        self._refusal: tuple[str, str] | None = None
+        self.detail = ""
 
     def aim(self, target: WeightsTarget) -> None:
         """The newest weights are these; `keep_telling` passes it on."""
@@ -128,18 +136,49 @@ class Gateway:
             except TimeoutError:
                 continue
 
-    async def served(self) -> set[int]:
-        """The versions that engines serve; empty where the gateway does not answer."""
+    async def leave(self) -> None:
+        """Say that this trainer stops, so that another run need not wait for the fleet as it would after a crash."""
+        if self._target is None:
+            return
+        run = {"run": self._target.run}
+        try:
+            await self._client.delete("/weights/target", params=run, timeout=_LEAVE_SECONDS, retries=0)
+        except ProblemError as error:
+            logger.info("gateway not told that the trainer stops", extra={"cause": str(error)})
+
+    async def served(self) -> set[int] | None:
+        """The versions that engines serve, load, or are about to be told to load; None where the gateway does not say.
+
+        One without a target has just begun, and knows of no engine yet.
+        """
         try:
             state = await self._client.get("/weights", WeightsState)
         except ProblemError:
-            return set()
-        return set(state.engines.values())
+            return None
+        if state.target is None:
+            return None
+        aimed = {self._target.version} if self._target is not None else set()
+        return {*state.engines.values(), *state.loading, state.target.version, *aimed}
 
     async def _tell(self, target: WeightsTarget) -> bool:
         try:
             await self._client.put("/weights/target", target)
         except ProblemError as error:
-            logger.warning("gateway did not take the weights", extra={"version": target.version, "cause": str(error)})
+            self._refused(target, error)
             return False
+        if self._refusal is not None:
+            logger.info("gateway took the weights", extra={"version": target.version})
+        self._refusal, self.detail = None, ""
         return True
+
+    def _refused(self, target: WeightsTarget, error: ProblemError) -> None:
+        self.detail = f"the gateway did not take version {target.version}: {error}"
+        refusal = reason(error)
+        if refusal != self._refusal:
+            logger.warning("gateway did not take the weights", extra={"version": target.version, "cause": str(error)})
+        self._refusal = refusal
+
+
+def reason(error: ProblemError) -> tuple[str, str]:
+    """What makes one refusal another: a fleet's holder where it names one, as its text counts seconds down."""
+    return error.name, str(error.extensions.get("run", error.detail))

@@ -28,9 +28,9 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json")
 
 
 def publish(
-    folder: Path, model: PreTrainedModel, companions: Mapping[str, bytes], version: int, step: int
+    folder: Path, model: PreTrainedModel, companions: Mapping[str, bytes], version: int, step: int, run: str
 ) -> WeightsTarget:
-    """Write `version` and make it the latest; an old folder of the same number is replaced.
+    """Write `version` of `run` and make it the latest; an old folder of the same number is replaced.
 
     `companions` are the files that go with the weights (see `companions_of`).
     """
@@ -43,21 +43,31 @@ def publish(
             path.chmod(0o644)
         manifest = _manifest(temporary, version, step)
         (temporary / MANIFEST).write_bytes(manifest)
-    published = WeightsTarget(version=version, path=str(target), checksum=hashlib.sha256(manifest).hexdigest())
+    checksum = hashlib.sha256(manifest).hexdigest()
+    published = WeightsTarget(version=version, path=str(target), checksum=checksum, run=run)
     replace_file(folder / LATEST, published.model_dump_json().encode())
     return published
 
 
-def latest(folder: Path) -> WeightsTarget | None:
-    """The newest published version, None before the first."""
+def latest(folder: Path, run: str) -> WeightsTarget | None:
+    """The newest published version, None before the first.
+
+    The folder is of one job, so what lies in it is of `run`, also where an earlier release published it in no name.
+    """
     try:
-        return WeightsTarget.model_validate_json((folder / LATEST).read_bytes())
+        newest = WeightsTarget.model_validate_json((folder / LATEST).read_bytes())
     except FileNotFoundError:
         return None
+    return newest.model_copy(update={"run": run})
 
 
-def prune(folder: Path, keep: int, in_use: Collection[int]) -> list[int]:
-    """Remove versions that are neither among the newest `keep` nor served by an engine; the removed ones."""
+def prune(folder: Path, keep: int, in_use: Collection[int] | None) -> list[int]:
+    """Remove versions that are neither among the newest `keep` nor `in_use`; the removed ones.
+
+    None where nobody knows what engines use: then none are removed. The next publication makes up for it.
+    """
+    if in_use is None:
+        return []
     versions = numbered(folder)
     removed = [version for version in versions[: max(0, len(versions) - keep)] if version not in in_use]
     for version in removed:

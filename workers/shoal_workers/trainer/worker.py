@@ -57,15 +57,18 @@ class LearnerWorker:
         """Write a checkpoint of the weights as they are."""
         checkpoint.save(self._checkpoints, progress, self._learner.state(), self._config.checkpoint_keep)
 
-    def publish(self, version: int, step: int, in_use: Collection[int]) -> WeightsTarget:
-        """Write the weights as they are to the shared volume as `version`; remove old ones that no engine serves."""
-        published = publish.publish(self._versions, self._learner.model, self._companions, version, step)
+    def publish(self, version: int, step: int, in_use: Collection[int] | None) -> WeightsTarget:
+        """Write the weights as they are to the shared volume as `version`; remove old ones that are not `in_use` (None:
+        not known, so none are removed).
+        """
+        run = self._config.run
+        published = publish.publish(self._versions, self._learner.model, self._companions, version, step, run)
         publish.prune(self._versions, self._config.versions_keep, in_use)
         return published
 
     def latest(self) -> WeightsTarget | None:
         """The newest published version."""
-        return publish.latest(self._versions)
+        return publish.latest(self._versions, self._config.run)
 
     @property
     def _checkpoints(self) -> Path:

@@ -17,7 +17,11 @@ class TrainerPhase(StrEnum):
 
 
 class TrainerStatus(Report):
-    """The trainer's state. Seconds only grow; `logprob_gap_max` is the greatest |trainer - engine| so far."""
+    """The trainer's state. `logprob_gap_max` is the greatest |trainer - engine| so far.
+
+    Seconds only grow: `busy_seconds` in steps, from the batch to its acknowledgement, `wait_seconds` for batches; what
+    is left of `uptime_seconds` was neither. `detail`: why the gateway does not have the newest weights, "" when it has.
+    """
 
     phase: TrainerPhase = TrainerPhase.STARTING
     step: int = 0
@@ -28,4 +32,5 @@ class TrainerStatus(Report):
     wait_seconds: float = 0.0
     uptime_seconds: float = 0.0
     logprob_gap_max: float = 0.0
+    detail: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)

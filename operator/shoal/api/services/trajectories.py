@@ -206,19 +206,39 @@ class BatchRenewed(Report):
 
 
 class BatchAck(Message):
-    """The batch is trained, and the checkpoint of `step` holds it."""
+    """Step `step` trained the batch, its weights are `version`, and a checkpoint holds them."""
 
     step: int = Field(ge=1)
     version: int = Field(ge=1)
 
 
+class TrainedBatch(Message):
+    """A batch, the step that trained it, and the version of the weights after that step."""
+
+    id: str = Field(min_length=1)
+    step: int = Field(ge=0)
+    version: int = Field(ge=0)
+
+
 class ReconcileRequest(Message):
-    """A trainer that starts says what its checkpoint holds: those batches are consumed, other leased ones go back."""
+    """A trainer that starts says what its checkpoint holds: those batches are consumed, other leased ones go back.
+
+    A trainer of an earlier release names batches by their ids alone: they count under the checkpoint's step.
+    """
 
     trainer: str = Field(min_length=1, max_length=255)
     step: int = Field(ge=0)
     version: int = Field(ge=0)
-    consumed: list[str] = Field(default_factory=list)
+    consumed: list[TrainedBatch] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_checkpoint(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not isinstance(value.get("consumed"), list):
+            return value
+        checkpoint = {"step": value.get("step"), "version": value.get("version")}
+        named = [{"id": each, **checkpoint} if isinstance(each, str) else each for each in value["consumed"]]
+        return {**value, "consumed": named}
 
 
 class Reconciled(Report):
