@@ -107,14 +107,15 @@ class TrainerDriver:
 
         Versions never go back: where a later one was published than the checkpoint has, the restored weights get a
         number above it, as tokens of that version may be on their way here.
+
+        A job that begins publishes its original weights, too: the engines of a shared fleet may have another run's, and
+        agents of this one wait until they have not. Engines that have just started load nothing for it.
         """
-        published = latest.version if latest else 0
-        if published == self._progress.version:
-            if latest is not None:
-                self._gateway.aim(latest)
+        if latest is not None and latest.version == self._progress.version:
+            self._gateway.aim(latest)
             return
-        if published > self._progress.version:
-            self._progress = self._progress.model_copy(update={"version": published + 1})
+        if latest is not None and latest.version > self._progress.version:
+            self._progress = self._progress.model_copy(update={"version": latest.version + 1})
             await self._learner.renumber(self._progress.version)
         # What engines use meanwhile is not asked here: the publication after the next step removes what may go.
         self._gateway.aim(await self._learner.publish(self._progress.version, self._progress.step, None))
