@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 VARIABLE = "SHOAL_RAY_SESSION"
+SWEEP_SECONDS = 5.0
+"""The kernel takes milliseconds; what is there for longer cannot be killed by this process."""
+LOOK_SECONDS = 0.02
 
 
 def mark(session: str) -> None:
@@ -27,9 +31,15 @@ def marked(session: str) -> list[int]:
 
 
 def sweep(session: str) -> list[int]:
-    """Kill what carries the mark. Ray's agents outlive their raylet by up to a minute when it was killed."""
-    found = marked(session)
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    return found
+    """Kill what carries the mark until nothing does. Ray's agents outlive their raylet by up to a minute when it was
+    killed, and a process that is being killed may just have started another.
+    """
+    killed: dict[int, None] = {}
+    deadline = time.monotonic() + SWEEP_SECONDS
+    while (found := marked(session)) and time.monotonic() < deadline:
+        for pid in found:
+            killed[pid] = None
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(LOOK_SECONDS)
+    return list(killed)
