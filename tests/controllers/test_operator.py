@@ -281,6 +281,23 @@ async def test_an_object_that_somebody_made_by_hand_keeps_its_name(bench: Bench,
     await bench.until(mended, "the pool is well")
 
 
+async def test_what_an_earlier_pool_of_the_name_left_goes_on_with_its_successor(bench: Bench) -> None:
+    """It must not wait for the garbage collector, which may take its time."""
+    earlier = {"apiVersion": "rl.shoal.dev/v1alpha1", "kind": "EnvironmentPool", "name": "sample", "uid": "earlier"}
+    left: Json = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "sample-broker", "ownerReferences": [{**earlier, "controller": True}]},
+        "spec": {"ports": [{"port": 80}], "selector": {"app": "earlier"}},
+    }
+    await bench.client.apply(SERVICES, left, bench.namespace)
+    await bench.apply(ENVIRONMENT_POOLS, pinned(1))
+    await bench.until(lambda: _count(bench, "environment", 1), "a member")
+    body = await bench.client.get(SERVICES, "sample-broker", bench.namespace)
+    uid = (await bench.client.get(ENVIRONMENT_POOLS, "sample", bench.namespace))["metadata"]["uid"]
+    assert [each["uid"] for each in body["metadata"]["ownerReferences"]] == [uid]
+
+
 async def test_a_fleet_has_a_gateway_and_its_engines(bench: Bench) -> None:
     body = changed("RolloutFleet", "spec.workerGroups", [{"name": "a", "replicas": {"min": 2, "max": 3}}])
     await bench.apply(ROLLOUT_FLEETS, body)

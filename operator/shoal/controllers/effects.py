@@ -242,14 +242,16 @@ class Effects:
         if found is None:
             return
         claims = found["metadata"].get("ownerReferences") or []
-        if any(claim["uid"] == owner.uid for claim in claims):
+        # By name as well: what an earlier resource of this kind and name has left may go on with its successor, which
+        # otherwise had to wait for the garbage collector.
+        if any(
+            claim["uid"] == owner.uid or (claim["kind"], claim["name"]) == (owner.kind, owner.name) for claim in claims
+        ):
             return
         text = (
             f"{manifest['kind']} {name} is there and does not belong to {owner.kind} {owner.name}: rename one of them"
         )
-        if not any((claim["kind"], claim["name"]) == (owner.kind, owner.name) for claim in claims):
-            # One that an earlier resource of this name has left is removed by the garbage collector in a moment.
-            self._taken[owner.uid] = text
+        self._taken[owner.uid] = text
         raise AlreadyExistsError(text, status=409, reason="AlreadyExists")
 
     async def _change_token(self, owner: Owner, secret: str, version: str, change: dict[str, Any]) -> bool:
