@@ -123,6 +123,11 @@ class FakeCluster:
     def alive(self) -> int:
         return len(self.pods) + len(self.unseen)
 
+    def settled(self, desired: int, hash_: str) -> bool:
+        """Whether everything is as it shall be, and shown: nothing can change any more."""
+        current = all(each.ready and each.spec_hash == hash_ for each in self.pods)
+        return current and len(self.pods) == desired and not self.unseen
+
     def create(self, count: int, hash_: str) -> None:
         for _ in range(count):
             self.made += 1
@@ -166,6 +171,8 @@ def test_converges_and_never_exceeds_its_bound(seed: int, steps: list[tuple[int,
             cluster.create(plan.create, hash_)
             cluster.deleted |= {removal.pod.uid for removal in plan.remove}
             assert cluster.alive <= ceiling
+            if not plan.create and not plan.remove and cluster.settled(desired, hash_):
+                break
             cluster.tick()
         assert len(cluster.pods) == desired
         assert all(each.ready and each.spec_hash == hash_ for each in cluster.pods)
