@@ -122,7 +122,9 @@ SAMPLING = [
     *(
         Case("RLJob", "spec.agents", {"sampling": {"temperature": value}}, refusal)
         for value, refusal in (
-            ("0", "temperature must be above 0 in training"),
+            ("0", "temperature must be at least 0.01 and at most 2 in training"),
+            ("0.009", "spec.agents.sampling.temperature: Invalid value"),
+            ("2.1", "spec.agents.sampling.temperature: Invalid value"),
             ("0.00", "spec.agents.sampling.temperature: Invalid value"),
             ("-1", "spec.agents.sampling.temperature: Invalid value"),
         )
@@ -139,8 +141,8 @@ SAMPLING = [
     Case(
         "RLJob",
         "spec.data",
-        {"tasks": {"seeds": {}}, "evaluation": {"temperature": "-0.1"}},
-        "temperature must not be below 0",
+        {"tasks": {"seeds": {}}, "evaluation": {"temperature": "0.001"}},
+        "temperature must be 0, or at least 0.01 and at most 2",
     ),
     Case(
         "RLJob",

@@ -57,8 +57,13 @@ class Sampling(ApiModel):
     """How tokens are drawn while training."""
 
     cel: ClassVar[tuple[Cel, ...]] = (
-        # A greedy policy explores nothing, and has no distribution that an importance weight could be taken against.
-        Cel("double(self.temperature) > 0.0", "temperature must be above 0 in training", field_path=".temperature"),
+        # vLLM refuses calls above 2, and below 0.01 it samples at 0.01 without a word, where importance weights would
+        # be wrong. A greedy policy has no distribution that they could be taken against at all.
+        Cel(
+            "double(self.temperature) >= 0.01 && double(self.temperature) <= 2.0",
+            "temperature must be at least 0.01 and at most 2 in training",
+            field_path=".temperature",
+        ),
         Cel(
             "double(self.topP) > 0.0 && double(self.topP) <= 1.0",
             "topP must be above 0 and at most 1",
@@ -66,9 +71,7 @@ class Sampling(ApiModel):
         ),
     )
 
-    temperature: Annotated[
-        Decimal, Field(description="Temperature, as decimal text above 0. vLLM takes 0.01 to 2.")
-    ] = "1.0"
+    temperature: Annotated[Decimal, Field(description="Temperature, as decimal text from 0.01 to 2.")] = "1.0"
     top_p: Annotated[
         Decimal,
         Field(

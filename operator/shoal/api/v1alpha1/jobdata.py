@@ -78,7 +78,11 @@ class Evaluation(ApiModel):
     """Fresh episodes, never trained on, that measure a weight version."""
 
     cel: ClassVar[tuple[Cel, ...]] = (
-        Cel("double(self.temperature) >= 0.0", "temperature must not be below 0", field_path=".temperature"),
+        Cel(
+            "double(self.temperature) == 0.0 || (double(self.temperature) >= 0.01 && double(self.temperature) <= 2.0)",
+            "temperature must be 0, or at least 0.01 and at most 2",
+            field_path=".temperature",
+        ),
     )
 
     episodes: Annotated[int, Field(ge=1, le=100_000, description="Episodes of one evaluation.")] = 100
