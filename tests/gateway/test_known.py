@@ -19,8 +19,8 @@ def known() -> Known:
     return Known(report, 0.0, member, ServiceClient(report.url), f"{report.url}/generate")
 
 
-async def test_a_report_right_after_the_loss_takes_nothing_back() -> None:
-    engine = known()
+async def waits_for(engine: Known) -> asyncio.Task[None]:
+    """A call that has begun to wait for the engine's answer."""
 
     async def call() -> None:
         with engine.watched():
@@ -28,6 +28,12 @@ async def test_a_report_right_after_the_loss_takes_nothing_back() -> None:
 
     waiting = asyncio.create_task(call())
     await asyncio.sleep(0)
+    return waiting
+
+
+async def test_a_report_right_after_the_loss_takes_nothing_back() -> None:
+    engine = known()
+    waiting = await waits_for(engine)
     engine.lose()
     engine.lost = False  # its report comes before the cancelled call runs
     with pytest.raises(ProblemError) as caught:
@@ -38,13 +44,7 @@ async def test_a_report_right_after_the_loss_takes_nothing_back() -> None:
 
 async def test_a_caller_that_goes_is_cancelled_and_nothing_else() -> None:
     engine = known()
-
-    async def call() -> None:
-        with engine.watched():
-            await asyncio.Event().wait()
-
-    waiting = asyncio.create_task(call())
-    await asyncio.sleep(0)
+    waiting = await waits_for(engine)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

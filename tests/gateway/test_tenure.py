@@ -16,7 +16,7 @@ def target(version: int, run: str = "one") -> WeightsTarget:
 def test_the_first_target_is_taken_and_its_run_goes_on() -> None:
     verdict, held = offered(None, target(3), 10.0)
     assert (verdict, held) == (Verdict.TAKEN, Tenure(target(3), 10.0))
-    assert offered(held, target(3), 20.0) == (Verdict.KNOWN, Tenure(target(3), 20.0))
+    assert offered(held, target(3), 20.0) == (Verdict.TAKEN, Tenure(target(3), 20.0))
     assert offered(held, target(4), 20.0) == (Verdict.TAKEN, Tenure(target(4), 20.0))
 
 
@@ -42,7 +42,7 @@ def test_a_trainer_that_stopped_leaves_the_fleet_to_the_next_soon() -> None:
     assert held.left(60.0) == LEAVE_SECONDS
     assert left_by(held, "one", 70.0) == held
     assert left_by(held, "two", 70.0) == held
-    assert offered(held, target(9), 80.0) == (Verdict.KNOWN, Tenure(target(9), 80.0))
+    assert offered(held, target(9), 80.0) == (Verdict.TAKEN, Tenure(target(9), 80.0))
     assert offered(held, target(0, "two"), 60.0 + LEAVE_SECONDS)[0] is Verdict.TAKEN
     assert left_by(None, "one", 0.0) is None
 

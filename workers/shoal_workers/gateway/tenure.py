@@ -19,7 +19,6 @@ class Verdict(Enum):
     """What becomes of an offered target."""
 
     TAKEN = "taken"
-    KNOWN = "known"
     OLDER = "older"
     IN_USE = "in use"
 
@@ -48,7 +47,7 @@ def offered(held: Tenure | None, target: WeightsTarget, now: float, *, reset: bo
     if target.version < held.target.version:
         # Its run is alive all the same: a trainer that went back to a checkpoint.
         return Verdict.OLDER, replace(held, heard=now)
-    return Verdict.KNOWN if target == held.target else Verdict.TAKEN, taken
+    return Verdict.TAKEN, taken
 
 
 def left_by(held: Tenure | None, run: str, now: float) -> Tenure | None:
