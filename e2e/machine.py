@@ -67,12 +67,16 @@ class Machine:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(60)
 
+    @property
+    def server(self) -> str:
+        """The API server's URL; raises OSError, ValueError or TypeError while there is none."""
+        kubeconfig = yaml.safe_load((self.folder / "state" / "kubeconfig").read_text())
+        return str(kubeconfig["clusters"][0]["cluster"]["server"])
+
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """One resource, {} while there is none or the API server does not answer."""
-        kubeconfig = self.folder / "state" / "kubeconfig"
         try:
-            server = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
-            url = f"{server}/apis/rl.shoal.dev/v1alpha1/namespaces/default/{kind}/{name}"
+            url = f"{self.server}/apis/rl.shoal.dev/v1alpha1/namespaces/default/{kind}/{name}"
             with urllib.request.urlopen(url, timeout=5) as answer:
                 return dict(json.load(answer))
         except (OSError, ValueError, TypeError):
@@ -83,13 +87,13 @@ class Machine:
         return int(self.get("rljobs", "frozenlake").get("status", {}).get("step", 0))
 
     def until(self, true: Callable[[], bool], what: str, seconds: float) -> float:
-        """Wait until something is so; returns the seconds that it took. Fails when the run ends before."""
+        """Wait until something is so; returns the seconds that it took. Fails when a run of `start` ends before."""
         began = time.monotonic()
         while not true():
             waited = time.monotonic() - began
             assert waited < seconds, f"{what}: not within {seconds:g} s\n{self.log[-3000:]}"
-            assert self.process is not None
-            assert self.process.poll() is None, f"the run ended before: {what}\n{self.log[-3000:]}"
+            ended = self.process is not None and self.process.poll() is not None
+            assert not ended, f"the run ended before: {what}\n{self.log[-3000:]}"
             time.sleep(0.1)
         return time.monotonic() - began
 

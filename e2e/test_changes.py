@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from e2e.machine import Machine
 from e2e.providers.examples import ensure_model
@@ -33,10 +32,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 def patch(machine: Machine, kind: str, name: str, change: dict[str, Any]) -> None:
     """A merge patch of one resource."""
-    kubeconfig = yaml.safe_load((machine.folder / "state" / "kubeconfig").read_text())
-    server = kubeconfig["clusters"][0]["cluster"]["server"]
     request = urllib.request.Request(
-        f"{server}/apis/rl.shoal.dev/v1alpha1/namespaces/default/{kind}/{name}",
+        f"{machine.server}/apis/rl.shoal.dev/v1alpha1/namespaces/default/{kind}/{name}",
         method="PATCH",
         data=json.dumps(change).encode(),
         headers={"Content-Type": "application/merge-patch+json"},

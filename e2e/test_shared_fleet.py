@@ -3,9 +3,8 @@
 import json
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,8 @@ class Plane(Machine):
         """A resource of the examples, its data in this run's folder."""
         if "storage" in manifest["spec"]:
             manifest["spec"]["storage"] = {"hostPath": {"path": str(self.folder / "data")}}
-        kubeconfig = yaml.safe_load((self.folder / "state" / "kubeconfig").read_text())
-        server = kubeconfig["clusters"][0]["cluster"]["server"]
         request = urllib.request.Request(
-            f"{server}/apis/rl.shoal.dev/v1alpha1/namespaces/default/{PLURALS[manifest['kind']]}",
+            f"{self.server}/apis/rl.shoal.dev/v1alpha1/namespaces/default/{PLURALS[manifest['kind']]}",
             data=json.dumps(manifest).encode(),
             headers={"Content-Type": "application/json"},
         )
@@ -51,15 +48,6 @@ class Plane(Machine):
         """The message of a job's condition that is true, "" for others."""
         conditions = self.status("RLJob", job).get("conditions", [])
         return next((each["message"] for each in conditions if (each["type"], each["status"]) == (type_, "True")), "")
-
-
-def until(true: Callable[[], object], what: str, seconds: float) -> float:
-    """Wait until something is so; returns the seconds that it took."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds, f"{what}: not within {seconds:g} s"
-        time.sleep(0.2)
-    return time.monotonic() - began
 
 
 @pytest.fixture
@@ -83,13 +71,16 @@ def test_jobs_follow_each_other_on_a_fleet(plane: Plane) -> None:
     job = yaml.safe_load((SHARED / "job.yaml").read_text())
     for name in ("first", "second"):
         plane.create({**job, "metadata": {"name": name}})
-        until(lambda: plane.status("RLJob", "first").get("step", 0) >= 1, "the first job's first step", 240)
+        plane.until(lambda: plane.status("RLJob", "first").get("step", 0) >= 1, "the first job's first step", 240)
     held = "serves the weights of run first-"
-    print("told:", until(lambda: held in plane.told("second", "Degraded"), "the second is told who has the fleet", 60))
-    until(lambda: plane.status("RLJob", "first").get("phase") == "Complete", "the first job's end", 240)
-    taken = until(lambda: plane.status("RLJob", "second").get("step", 0) >= 1, "the second job's first step", 180)
+    print(
+        "told:",
+        plane.until(lambda: held in plane.told("second", "Degraded"), "the second is told who has the fleet", 60),
+    )
+    plane.until(lambda: plane.status("RLJob", "first").get("phase") == "Complete", "the first job's end", 240)
+    taken = plane.until(lambda: plane.status("RLJob", "second").get("step", 0) >= 1, "the second job's first step", 180)
     print("the second's first step after the first's end:", taken)
-    until(lambda: plane.status("RLJob", "second").get("phase") == "Complete", "the second job's end", 240)
+    plane.until(lambda: plane.status("RLJob", "second").get("phase") == "Complete", "the second job's end", 240)
     second = plane.status("RLJob", "second")
     assert second["step"] == job["spec"]["trainer"]["steps"]
     assert second["trajectories"]["faults"] == 0
