@@ -199,7 +199,7 @@ class WeightVersions(StatusModel):
     min: int = -1
     max: int = -1
     target: int = -1
-    run: str = ""
+    run: Annotated[str, Field(description="Whose weights they are: a job's name and the start of its UID.")] = ""
 
 
 class FleetUsage(StatusModel):
