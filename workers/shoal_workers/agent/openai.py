@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from shoal.api.services.models import SamplingParameters, SessionRecord, SessionSettings
+from shoal.api.services.models import SamplingParameters, SessionSettings
 from shoal.api.services.roles.agent import AgentConfig
-from shoal.api.services.trajectories import EpisodeOutcome, Segment
+from shoal.api.services.trajectories import EpisodeOutcome
+from shoal.api.services.tree import trainable
 from shoal_workers.agent.blocking import BlockingEnvironment
 from shoal_workers.agent.harness import Episode, EpisodeEnd, EpisodeFaultError
 from shoal_workers.agent.session import opened
@@ -55,7 +56,7 @@ class OpenAIHarness:
             endpoint = Endpoint(session.base_url, model.client.token or "none", config=self._config.harness.config)
             await self._solved(assignment.task, environment, endpoint)
             record = await session.record()
-        segments = segments_of(record)
+        segments = trainable(record.segments)
         if not segments:
             # Nothing that the policy did led to the reward.
             cause = "its model calls sampled no token" if record.calls else "the program made no model call"
@@ -97,20 +98,6 @@ class OpenAIHarness:
             if inspect.iscoroutine(done):
                 done.close()
             raise TypeError("solve is a plain function, but its result must be awaited; make it an async function")
-
-
-def segments_of(record: SessionRecord) -> list[Segment]:
-    """The session's record as a trajectory's segments."""
-    return [
-        Segment(
-            token_ids=segment.token_ids,
-            loss_mask=segment.loss_mask,
-            logprobs=segment.logprobs,
-            versions=segment.versions,
-        )
-        for segment in record.segments
-        if any(segment.loss_mask)
-    ]
 
 
 def _fault_of(error: BaseException) -> BaseException:

@@ -28,6 +28,18 @@ class Problem(BaseModel):
     detail: str = ""
 
 
+class Finding(Report):
+    """Something that is wrong now, as a service tells it in its status; it goes when its cause is gone.
+
+    `reason` is one CamelCase word of docs/operations.md, `message` one sentence with the cause. `fatal` means that no
+    restart and no waiting can cure it.
+    """
+
+    reason: str = Field(pattern=r"^[A-Z][A-Za-z0-9]{1,63}$")
+    message: str = Field(min_length=1, max_length=4096)
+    fatal: bool = False
+
+
 class VersionSpan(Message):
     """The tokens [start, end) of a list were sampled by weight version `version`."""
 

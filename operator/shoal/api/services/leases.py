@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from shoal.api.services.common import Message, Report
+from shoal.api.services.common import Finding, Message, Report
 
 DEFAULT_VARIANT = "default"
 
@@ -251,6 +251,7 @@ class BrokerStatus(Report):
     slot_seconds: float = 0.0
     occupied_seconds: float = 0.0
     active_seconds: float = 0.0
+    findings: list[Finding] = Field(default_factory=list)
     uptime_seconds: float = 0.0
 
 

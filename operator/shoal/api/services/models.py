@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from shoal.api.services.common import Message, Report, VersionSpan
+from shoal.api.services.common import Finding, Message, Report, VersionSpan
 
 __all__ = [
     "EnginePhase",
@@ -144,6 +144,7 @@ class EngineStatus(Report):
     generated_tokens: int = 0
     requests: int = 0
     detail: str = ""
+    findings: list[Finding] = Field(default_factory=list)
 
 
 class EngineReport(Report):
@@ -199,6 +200,7 @@ class GatewayStatus(Report):
     updates: int = 0
     update_seconds: float = 0.0
     update_error: str = ""
+    findings: list[Finding] = Field(default_factory=list)
     served_while_updating: int = Field(0, description="Requests answered by one engine while another loaded weights.")
     uptime_seconds: float = 0.0
 
@@ -212,12 +214,17 @@ class SessionSettings(Message):
 
 
 class SessionSegment(Report):
-    """A stretch of tokens that one prompt led to; `loss_mask` is 1 where the policy chose the token."""
+    """A stretch of tokens that one prompt led to; `loss_mask` is 1 where the policy chose the token.
+
+    `parent` and `shared` place it in the session's tree, as in `shoal.api.services.tree.Segment`.
+    """
 
     token_ids: list[int]
     loss_mask: list[int]
     logprobs: list[float]
     versions: list[VersionSpan]
+    parent: int | None = Field(None, ge=0)
+    shared: int = Field(0, ge=0)
 
 
 class SessionRecord(Report):

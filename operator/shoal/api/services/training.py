@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from shoal.api.services.common import Report
+from shoal.api.services.common import Finding, Report
 
 
 class TrainerPhase(StrEnum):
@@ -33,4 +33,5 @@ class TrainerStatus(Report):
     uptime_seconds: float = 0.0
     logprob_gap_max: float = 0.0
     detail: str = ""
+    findings: list[Finding] = Field(default_factory=list)
     metrics: dict[str, float] = Field(default_factory=dict)

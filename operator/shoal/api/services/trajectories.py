@@ -9,7 +9,39 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from shoal.api.services.common import Message, Report, VersionSpan
+from shoal.api.services.common import Finding, Message, Report
+from shoal.api.services.tree import Segment, check_tree
+
+__all__ = [
+    "FAULTS",
+    "Accepted",
+    "AgentStatus",
+    "Assignment",
+    "AssignmentRenewed",
+    "Batch",
+    "BatchAck",
+    "BatchRenewed",
+    "BatchRequest",
+    "ClaimRequest",
+    "Claimed",
+    "DataStatus",
+    "EpisodeKind",
+    "EpisodeOutcome",
+    "EvaluationFigures",
+    "FaultReport",
+    "HandBack",
+    "Prefix",
+    "ProgressReport",
+    "ReconcileRequest",
+    "Reconciled",
+    "RewardFigures",
+    "Segment",
+    "StalenessFigures",
+    "TrainGroup",
+    "TrainTrajectory",
+    "TrainedBatch",
+    "TrajectoryRecord",
+]
 
 
 class EpisodeKind(StrEnum):
@@ -42,35 +74,6 @@ FAULTS = frozenset(
     }
 )
 """Outcomes that say nothing of the policy: they are retried, and never become a reward."""
-
-
-class Segment(Message):
-    """Consecutive tokens as the model saw them.
-
-    `loss_mask[i]` is 1 where the policy sampled token i; `logprobs[i]` is its behaviour log-probability there and 0
-    elsewhere; `versions` cover exactly the sampled tokens (spans over token positions of this segment).
-    """
-
-    token_ids: list[int] = Field(min_length=1)
-    loss_mask: list[int]
-    logprobs: list[float]
-    versions: list[VersionSpan]
-
-    @model_validator(mode="after")
-    def _aligned(self) -> Self:
-        if not len(self.token_ids) == len(self.loss_mask) == len(self.logprobs):
-            lengths = (
-                f"token_ids ({len(self.token_ids)}), loss_mask ({len(self.loss_mask)}), logprobs ({len(self.logprobs)})"
-            )
-            raise ValueError(f"different lengths: {lengths}")
-        covered = [0] * len(self.token_ids)
-        for span in self.versions:
-            if span.end > len(covered):
-                raise ValueError(f"version span ends at {span.end}, beyond {len(covered)} tokens")
-            covered[span.start : span.end] = [1] * (span.end - span.start)
-        if any(mask and not cover for mask, cover in zip(self.loss_mask, covered, strict=True)):
-            raise ValueError("a sampled token has no weight version")
-        return self
 
 
 class Prefix(Message):
@@ -151,6 +154,11 @@ class TrajectoryRecord(Message):
     model_seconds: float = 0.0
     started_at: float = 0.0
     finished_at: float = 0.0
+
+    @model_validator(mode="after")
+    def _tree(self) -> Self:
+        check_tree(self.segments)
+        return self
 
 
 class Accepted(Report):
@@ -299,6 +307,7 @@ class DataStatus(Report):
     consecutive_faults: int = 0
     halted: str = ""
     complete: bool = False
+    findings: list[Finding] = Field(default_factory=list)
     uptime_seconds: float = 0.0
 
 
@@ -309,4 +318,5 @@ class AgentStatus(Report):
     running: int = 0
     outcomes: dict[str, int] = Field(default_factory=dict)
     turns: int = 0
+    findings: list[Finding] = Field(default_factory=list)
     uptime_seconds: float = 0.0
