@@ -58,8 +58,9 @@ def fail(text: str) -> None:
 
 
 def digest(lock: str) -> str:
-    """What decides whether a lock is installed: its content and the Python it was installed for."""
-    content = (LOCKS / f"{lock}.lock").read_bytes() + sys.version.encode() + str(VENV).encode()
+    """What decides whether a lock is installed: it, the project file (packages, entry points), the Python."""
+    project = (ROOT / "pyproject.toml").read_bytes()
+    content = (LOCKS / f"{lock}.lock").read_bytes() + project + sys.version.encode() + str(VENV).encode()
     return hashlib.sha256(content).hexdigest()
 
 

@@ -16,6 +16,8 @@ from images.progress import BuildError, must, say
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "requirements"
+PACKED = ("operator", "workers")
+"""Source roots that the images hold; the embedded control plane is for a person's machine."""
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 
@@ -114,7 +116,7 @@ def build_shoal(folder: Path) -> Path:
         source = Path(place)
         for name in ("pyproject.toml", "README.md"):
             shutil.copy2(ROOT / name, source)
-        for name in ("operator", "workers"):
+        for name in PACKED:
             ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.pyc")
             shutil.copytree(ROOT / name, source / name, ignore=ignored)
         options = ["-q", "--no-deps", "-w", str(source / "wheel")]

@@ -20,6 +20,7 @@ OPTIONAL = {
 }
 PARTS = {
     ROOT / "operator" / "shoal": (),
+    ROOT / "embedded" / "shoal_embedded": (),
     WORKERS / "service": ("services",),
     WORKERS / "telemetry": ("services",),
     WORKERS / "environment": ("environments",),
@@ -46,7 +47,7 @@ def imported(folder: Path) -> dict[str, Path]:
                 names = [node.module]
             for name in names:
                 found.setdefault(name.partition(".")[0], path.relative_to(ROOT))
-    own = {*sys.stdlib_module_names, "shoal", "shoal_workers"}
+    own = {*sys.stdlib_module_names, "shoal", "shoal_embedded", "shoal_workers"}
     return {name: path for name, path in found.items() if name not in own}
 
 

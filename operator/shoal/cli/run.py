@@ -14,6 +14,7 @@ import click
 
 from shoal.api.validate import validate_manifest
 from shoal.cli.cluster import Cluster, connect
+from shoal.cli.embedded import embedded_installed
 from shoal.cli.errors import JobFailedError, UserError
 from shoal.cli.manifests import check_identity, read_manifests, set_field
 from shoal.cli.options import namespace_option
@@ -156,7 +157,8 @@ async def _run(options: RunOptions) -> None:
 
 
 async def _start_control_plane(stack: AsyncExitStack, options: RunOptions) -> Path:
-    from shoal.embedded.supervisor import ControlPlane, PlaneError
+    with embedded_installed():
+        from shoal_embedded.supervisor import ControlPlane, PlaneError
 
     state_dir = options.state_dir
     if state_dir is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from shoal.cli.embedded import embedded_installed
 from shoal.cli.errors import UserError
 from shoal.cli.options import default_state_dir
 
@@ -27,7 +28,8 @@ def command(control_plane: str, state_dir: Path | None) -> None:
 
     Its state outlives it: a job that ran goes on after the next `shoal up`.
     """
-    from shoal.embedded.supervisor import PlaneError, start_detached
+    with embedded_installed():
+        from shoal_embedded.supervisor import PlaneError, start_detached
 
     folder = state_dir or default_state_dir()
     try:

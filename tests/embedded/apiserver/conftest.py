@@ -57,7 +57,7 @@ class Embedded:
             self.port = probe.getsockname()[1]
         token = self.folder / "token"
         token.write_text(TOKEN)
-        command = [sys.executable, "-m", "shoal.embedded.apiserver", "--data", str(self.folder)]
+        command = [sys.executable, "-m", "shoal_embedded.apiserver", "--data", str(self.folder)]
         command += ["--listen", f"127.0.0.1:{self.port}", "--token-file", str(token), *self.flags]
         self.process = subprocess.Popen(command)
         self.kubeconfig = self.folder / "kubeconfig"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.embedded.apiserver.apply import apply
-from shoal.embedded.apiserver.errors import StatusError
-from shoal.embedded.apiserver.patches import json_patch, merge_patch, strategic_merge_patch
+from shoal_embedded.apiserver.apply import apply
+from shoal_embedded.apiserver.errors import StatusError
+from shoal_embedded.apiserver.patches import json_patch, merge_patch, strategic_merge_patch
 
 Json = dict[str, Any]
 NOW = "2026-01-01T00:00:00Z"

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shoal.embedded.apiserver.expiry import expire
-from shoal.embedded.apiserver.storage import Storage
+from shoal_embedded.apiserver.expiry import expire
+from shoal_embedded.apiserver.storage import Storage
 
 
 def test_forgets_events_after_an_hour(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.embedded.apiserver.apply import apply, written
-from shoal.embedded.apiserver.fields import Shape, compare, decode, encode, owned
+from shoal_embedded.apiserver.apply import apply, written
+from shoal_embedded.apiserver.fields import Shape, compare, decode, encode, owned
 
 Json = dict[str, Any]
 NOW = "2026-01-01T00:00:00Z"

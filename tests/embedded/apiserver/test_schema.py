@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.embedded.apiserver import formats, rules
-from shoal.embedded.apiserver.schema import default, is_blocking, prune, validate
+from shoal_embedded.apiserver import formats, rules
+from shoal_embedded.apiserver.schema import default, is_blocking, prune, validate
 from tests.embedded.conformance.gadgets import SPEC, gadget
 
 VALUES = st.recursive(

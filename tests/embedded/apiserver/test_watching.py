@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from shoal.embedded.apiserver import storage as storage_module
-from shoal.embedded.apiserver.errors import StatusError
-from shoal.embedded.apiserver.storage import Storage
-from shoal.embedded.apiserver.watching import QUEUED
 from shoal.kube.client import KubeClient
 from shoal.kube.errors import ConflictError, NotFoundError
 from shoal.kube.kubeconfig import kubeconfig_source
 from shoal.kube.resources import PODS, RL_JOBS, SECRETS
 from shoal.kube.watch import EventType
+from shoal_embedded.apiserver import storage as storage_module
+from shoal_embedded.apiserver.errors import StatusError
+from shoal_embedded.apiserver.storage import Storage
+from shoal_embedded.apiserver.watching import QUEUED
 from tests.api.samples import JOB
 from tests.embedded.apiserver.conftest import Embedded
 

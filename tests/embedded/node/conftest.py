@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.embedded.supervisor.programs import write_kubeconfig
 from shoal.kube import KubeClient, NotFoundError, kubeconfig_source
 from shoal.kube.resources import NAMESPACES, PODS
+from shoal_embedded.supervisor.programs import write_kubeconfig
 from tests.embedded.node.running import SCHEDULER, NodeProcess, PodClient
 from tests.kubernetes import KubernetesServer, free_ports
 
@@ -25,12 +25,12 @@ from tests.kubernetes import KubernetesServer, free_ports
 @contextlib.contextmanager
 def embedded_apiserver(folder: Path) -> Iterator[Path]:
     """Run the embedded API server for the block; gives a kubeconfig."""
-    if importlib.util.find_spec("shoal.embedded.apiserver.__main__") is None:
+    if importlib.util.find_spec("shoal_embedded.apiserver.__main__") is None:
         pytest.skip("the embedded API server is not there")
     port = free_ports(1)[0]
     kubeconfig = folder / "kubeconfig"
     write_kubeconfig(kubeconfig, f"http://127.0.0.1:{port}", "none")
-    command = [sys.executable, "-m", "shoal.embedded.apiserver", "--data", str(folder), "--listen", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "shoal_embedded.apiserver", "--data", str(folder), "--listen", f"127.0.0.1:{port}"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 20

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shoal.embedded.node.procfs import find_marked
 from shoal.kube import KubeClient, NotFoundError
 from shoal.kube.resources import CORE_EVENTS, PODS
+from shoal_embedded.node.procfs import find_marked
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -27,7 +27,7 @@ SCHEDULER = "shoal-node-tests"
 
 @dataclass
 class NodeProcess:
-    """`python -m shoal.embedded.node` as a child of the test."""
+    """`python -m shoal_embedded.node` as a child of the test."""
 
     kubeconfig: Path
     data: Path
@@ -42,7 +42,7 @@ class NodeProcess:
 
     def start(self) -> None:
         """Start it."""
-        command = [sys.executable, "-m", "shoal.embedded.node", "--kubeconfig", str(self.kubeconfig)]
+        command = [sys.executable, "-m", "shoal_embedded.node", "--kubeconfig", str(self.kubeconfig)]
         command += ["--name", self.name, "--data", str(self.data), *self.arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from shoal.embedded.node.procfs import read_process
 from shoal.kube.resources import PODS
+from shoal_embedded.node.procfs import read_process
 from tests.embedded.node.running import (
     NodeProcess,
     PodClient,

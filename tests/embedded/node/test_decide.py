@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.embedded.node.decide import BackoffPolicy, Phase, Start, Stop, after_end, decide, phase_of
-from shoal.embedded.node.podspec import Kind, Pod
-from shoal.embedded.node.procfs import ProcessId
-from shoal.embedded.node.records import ContainerRecord, Ended, PodRecord
-from shoal.embedded.node.status import Place, build_status
+from shoal_embedded.node.decide import BackoffPolicy, Phase, Start, Stop, after_end, decide, phase_of
+from shoal_embedded.node.podspec import Kind, Pod
+from shoal_embedded.node.procfs import ProcessId
+from shoal_embedded.node.records import ContainerRecord, Ended, PodRecord
+from shoal_embedded.node.status import Place, build_status
 
 Json = dict[str, Any]
 POLICY = BackoffPolicy(base=1.0, cap=8.0)

@@ -8,7 +8,7 @@ import random
 import pytest
 import uvloop
 
-from shoal.embedded.node.relay import Endpoint, Relay
+from shoal_embedded.node.relay import Endpoint, Relay
 from tests.kubernetes import free_ports
 
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.embedded.node.addresses import AddressBook
-from shoal.embedded.node.failures import ConfigError
-from shoal.embedded.node.logfiles import LogFile
-from shoal.embedded.node.podspec import Pod
-from shoal.embedded.node.quantities import parse_quantity
-from shoal.embedded.node.rewriting import Rewriter, expand
-from shoal.embedded.node.services import Backend, endpoints
+from shoal_embedded.node.addresses import AddressBook
+from shoal_embedded.node.failures import ConfigError
+from shoal_embedded.node.logfiles import LogFile
+from shoal_embedded.node.podspec import Pod
+from shoal_embedded.node.quantities import parse_quantity
+from shoal_embedded.node.rewriting import Rewriter, expand
+from shoal_embedded.node.services import Backend, endpoints
 
 REWRITE = Rewriter(
     {"/var/lib/shoal": "/real/shared", "/var/lib/shoal-model": "/real/model", "/var/lib/shoal/in": "/real/in"},

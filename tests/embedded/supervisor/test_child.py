@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shoal.embedded.node.procfs import find_marked, identify, is_alive
-from shoal.embedded.supervisor import leftovers
-from shoal.embedded.supervisor.child import Child, Program
+from shoal_embedded.node.procfs import find_marked, identify, is_alive
+from shoal_embedded.supervisor import leftovers
+from shoal_embedded.supervisor.child import Child, Program
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
@@ -76,7 +76,7 @@ def test_a_sweep_takes_descendants_that_hide(tmp_path: Path) -> None:
 
 def test_a_sweep_spares_the_caller(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from shoal.embedded.supervisor import leftovers;"
+        "import sys; from pathlib import Path; from shoal_embedded.supervisor import leftovers;"
         "print(leftovers.sweep(Path(sys.argv[1])))"
     )
     done = subprocess.run(

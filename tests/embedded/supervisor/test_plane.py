@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from shoal.embedded.supervisor import (
+from shoal.kube import ApiError, KubeClient, kubeconfig_source
+from shoal.kube.resources import PODS, RL_JOBS
+from shoal_embedded.supervisor import (
     ControlPlane,
     PlaneError,
     StateDirInUseError,
@@ -23,14 +25,12 @@ from shoal.embedded.supervisor import (
     start_detached,
     stop_detached,
 )
-from shoal.embedded.supervisor.detached import holder
-from shoal.kube import ApiError, KubeClient, kubeconfig_source
-from shoal.kube.resources import PODS, RL_JOBS
+from shoal_embedded.supervisor.detached import holder
 from tests.kubernetes import ProgramsMissingError, find_programs
 
 Json = dict[str, Any]
 
-EMBEDDED = importlib.util.find_spec("shoal.embedded.apiserver.__main__") is not None
+EMBEDDED = importlib.util.find_spec("shoal_embedded.apiserver.__main__") is not None
 
 
 def require(kind: str, monkeypatch: pytest.MonkeyPatch) -> str:
