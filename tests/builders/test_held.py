@@ -3,8 +3,9 @@
 from typing import Any
 
 from shoal.api.labels import FLEET, OWNER_UID, POOL, ROLE, SPEC_HASH, WORKER_GROUP, Role
-from shoal.builders import environment, fleet, kueue
+from shoal.builders import environment, fleet
 from shoal.builders.images import Images
+from shoal.neighbours.kueue import workload as kueue
 from tests.builders.test_pods import JOB_OWNER, POOL_OWNER, config_of, main_of, pool, rollout, training
 
 IMAGES = Images("1.2.3")

@@ -9,7 +9,7 @@ from shoal.api.v1alpha1.jobqueue import AdmissionStatus, PodSetAdmission
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.builders.images import Images
 from shoal.builders.job import build_agent, build_owned, build_trainer, job_owner
-from shoal.builders.kueue import (
+from shoal.neighbours.kueue.workload import (
     PodSet,
     Priority,
     TooManyPodSetsError,

@@ -5,7 +5,6 @@ from typing import Any, cast
 from shoal.builders.environment import build_members, pool_owner
 from shoal.builders.images import Images
 from shoal.controllers.effects import Effects, Subject
-from shoal.controllers.holders import Holders
 from shoal.controllers.world import World
 from shoal.engine.expectations import Expectations
 from shoal.engine.store import Store
@@ -13,6 +12,7 @@ from shoal.engine.visitor import NeighbourReflector
 from shoal.kube.client import KubeClient
 from shoal.kube.discovery import NEEDS, Neighbour, Neighbours
 from shoal.kube.resources import ENVIRONMENT_POOLS, Resource
+from shoal.neighbours.maker import Holders
 from shoal.planner.actions import CreatePod, DeletePod
 from shoal.planner.holders import SANDBOX
 from shoal.planner.observed import Holder

@@ -16,7 +16,6 @@ from shoal.api.services.trajectories import DataStatus
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.builders.images import Images
 from shoal.builders.job import job_owner
-from shoal.builders.kueue import Priority, build_workload, pod_sets_of
 from shoal.controllers import job as job_controller
 from shoal.kube import discovery
 from shoal.kube.client import KubeClient
@@ -24,6 +23,7 @@ from shoal.kube.discovery import Neighbour
 from shoal.kube.errors import NotFoundError
 from shoal.kube.kubeconfig import kubeconfig_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS
+from shoal.neighbours.kueue.workload import Priority, build_workload, pod_sets_of
 from tests.api.samples import JOB
 from tests.interplay.fake_kueue import FLAVORS, PRIORITIES, WORKLOADS, FakeKueue, fake_kueue
 from tests.interplay.neighbours import install, remove

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from shoal.api.labels import SETS_HASH, SPEC_HASH
 from shoal.api.v1alpha1.jobqueue import AdmissionStatus
+from shoal.neighbours.kueue.decisions import QueueObserved, WorkloadView, plan_queue, view_workload
 from shoal.planner.actions import Action, Apply, DeleteChild, PatchStatus
 from shoal.planner.conditions import Verdict
-from shoal.planner.queueing import QueueObserved, WorkloadView, plan_queue, view_workload
 
 Json = dict[str, Any]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from shoal.planner.ray import NO_CLUSTER, RayView, see_cluster, view_ray_cluster
+from shoal.neighbours.kuberay.decisions import NO_CLUSTER, RayView, see_cluster, view_ray_cluster
 
 Json = dict[str, Any]
 

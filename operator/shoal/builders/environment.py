@@ -18,7 +18,7 @@ from shoal.api.v1alpha1.environmentpool import (
 from shoal.builders.images import Images
 from shoal.builders.owner import Owner
 from shoal.builders.pods import PodPlan, build_pod
-from shoal.builders.sandbox import sandbox_of
+from shoal.neighbours.sandbox.manifest import sandbox_of
 
 Manifest = dict[str, Any]
 

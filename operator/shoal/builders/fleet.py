@@ -8,10 +8,10 @@ from shoal.api.services.roles.engine import EngineConfig
 from shoal.api.services.roles.gateway import GatewayConfig
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetSpec, WorkerGroup
 from shoal.builders.images import Images
-from shoal.builders.leaderworkerset import group_of
 from shoal.builders.owner import Owner
 from shoal.builders.pods import PodPlan, build_pod
 from shoal.builders.storage import model_volume, shared_volume
+from shoal.neighbours.lws.manifest import group_of
 
 Manifest = dict[str, Any]
 

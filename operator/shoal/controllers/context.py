@@ -10,9 +10,6 @@ from shoal.api.labels import PORTS, Role
 from shoal.builders.images import Images
 from shoal.builders.network import NetworkSettings
 from shoal.controllers.effects import Effects, Subject
-from shoal.controllers.holders import Holders
-from shoal.controllers.kuberay import RayDesk
-from shoal.controllers.queueing import QueueDesk
 from shoal.controllers.status import StatusWriter
 from shoal.controllers.stored import read_conditions
 from shoal.controllers.world import World
@@ -21,6 +18,9 @@ from shoal.engine.manager import Result
 from shoal.engine.scrape import Scraper
 from shoal.kube.discovery import Neighbours
 from shoal.kube.errors import InvalidError
+from shoal.neighbours.kuberay.lookup import RayDesk
+from shoal.neighbours.kueue.lookup import QueueDesk
+from shoal.neighbours.maker import Holders
 from shoal.planner import conditions
 from shoal.planner.actions import Plan
 from shoal.planner.conditions import Verdict

@@ -11,7 +11,6 @@ from typing import Any
 from shoal.api.labels import PREVIOUS_TOKEN_KEY
 from shoal.builders.children import new_token, token_renewed
 from shoal.builders.owner import Owner
-from shoal.controllers.holders import ExpectedBy, Holders
 from shoal.controllers.peers import Peers
 from shoal.engine.clock import Clock
 from shoal.engine.expectations import Expectations
@@ -35,6 +34,7 @@ from shoal.kube.resources import (
     SERVICES,
     Resource,
 )
+from shoal.neighbours.maker import ExpectedBy, Holders
 from shoal.planner.actions import (
     Action,
     Apply,

@@ -16,23 +16,25 @@ from shoal.api.v1alpha1.jobstatus import (
 )
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetStatus
-from shoal.builders import job, kuberay, kueue
+from shoal.builders import job
 from shoal.builders.children import build_service, build_tokens
 from shoal.builders.network import job_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
-from shoal.controllers.queueing import RETRY_SECONDS
 from shoal.controllers.stored import part, parts, read_conditions, read_status
 from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.engine.store import Store, by_owner_uid
 from shoal.kube.resources import RL_JOBS
+from shoal.neighbours.kuberay import cluster as kuberay
+from shoal.neighbours.kuberay.decisions import NO_CLUSTER, RayView
+from shoal.neighbours.kueue import workload as kueue
+from shoal.neighbours.kueue.decisions import QueueDecision, plan_queue
+from shoal.neighbours.kueue.lookup import RETRY_SECONDS
 from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReading, ended, plan_job
 from shoal.planner.observed import PodView, Reading
-from shoal.planner.queueing import QueueDecision, plan_queue
-from shoal.planner.ray import NO_CLUSTER, RayView
 
 Json = dict[str, Any]
 

@@ -18,13 +18,10 @@ from shoal.builders.network import NetworkSettings
 from shoal.controllers.context import Context
 from shoal.controllers.effects import Effects, ExpectedBy
 from shoal.controllers.fleet import FleetController
-from shoal.controllers.holders import PLURALS, Holders
 from shoal.controllers.job import JobController
-from shoal.controllers.kuberay import RayDesk
 from shoal.controllers.peers import Peers
 from shoal.controllers.pool import PoolController
 from shoal.controllers.preflight import Kind, Preflight
-from shoal.controllers.queueing import QueueDesk
 from shoal.controllers.review import Places
 from shoal.controllers.status import StatusWriter
 from shoal.controllers.wiring import Wiring
@@ -43,6 +40,9 @@ from shoal.kube.client import KubeClient
 from shoal.kube.discovery import Neighbour, Neighbours
 from shoal.kube.kubeconfig import find_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, NETWORK_POLICIES, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
+from shoal.neighbours.kuberay.lookup import RayDesk
+from shoal.neighbours.kueue.lookup import QueueDesk
+from shoal.neighbours.maker import PLURALS, Holders
 from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX
 from shoal.planner.tokens import TokenPolicy
 

@@ -6,10 +6,10 @@ from typing import Any
 from shoal.api import labels
 from shoal.api.labels import SPEC_HASH
 from shoal.engine.store import OWNER_UID, Store, by_label, by_owner_uid
+from shoal.neighbours.kuberay.decisions import RayClusterView, view_ray_cluster
+from shoal.neighbours.kueue.decisions import WorkloadView, view_workload
 from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX, SET_NAME, Held, as_pod, read_holder
 from shoal.planner.observed import PodView, view
-from shoal.planner.queueing import WorkloadView, view_workload
-from shoal.planner.ray import RayClusterView, view_ray_cluster
 from shoal.planner.tokens import TokenView, view_token
 
 Json = dict[str, Any]

@@ -8,7 +8,6 @@ from shoal.api.labels import PRIORITY_LABEL, QUEUE_LABEL, Role
 from shoal.api.v1alpha1.jobqueue import AdmissionStatus
 from shoal.api.v1alpha1.jobstatus import JobPhase, RLJobStatus
 from shoal.api.v1alpha1.rljob import RLJobSpec
-from shoal.builders import kueue
 from shoal.builders.images import Images
 from shoal.builders.owner import Owner
 from shoal.controllers.world import World
@@ -19,8 +18,9 @@ from shoal.kube.client import KubeClient
 from shoal.kube.discovery import Neighbour, Neighbours
 from shoal.kube.errors import ApiError, NotFoundError
 from shoal.kube.resources import PRIORITY_CLASSES, Resource
+from shoal.neighbours.kueue import workload as kueue
+from shoal.neighbours.kueue.decisions import ABSENT, QueueObserved, WorkloadView
 from shoal.planner.observed import PodView
-from shoal.planner.queueing import ABSENT, QueueObserved, WorkloadView
 
 Json = dict[str, Any]
 

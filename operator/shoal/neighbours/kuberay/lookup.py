@@ -1,12 +1,12 @@
 """What a pass over a job must know of KubeRay: the RayCluster that the trainer joins."""
 
 from shoal.api.v1alpha1.rljob import RLJobSpec
-from shoal.builders.kuberay import cluster_name
 from shoal.builders.owner import Owner
 from shoal.controllers.world import World
 from shoal.engine.keys import ObjectKey
 from shoal.engine.visitor import NeighbourReflector, Sight
-from shoal.planner.ray import NO_CLUSTER, RayClusterView, RayView, see_cluster
+from shoal.neighbours.kuberay.cluster import cluster_name
+from shoal.neighbours.kuberay.decisions import NO_CLUSTER, RayClusterView, RayView, see_cluster
 
 
 class RayDesk:

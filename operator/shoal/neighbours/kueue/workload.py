@@ -23,9 +23,9 @@ from shoal.builders.fleet import build_engine_pods, build_gateway, fleet_owner
 from shoal.builders.hashing import spec_hash
 from shoal.builders.images import Images
 from shoal.builders.job import build_agent, build_data, build_trainer, fleet_name, pool_name
-from shoal.builders.kuberay import HEAD, build_ray_cluster, groups, placed_cluster
 from shoal.builders.merge import strategic_merge
 from shoal.builders.owner import Owner
+from shoal.neighbours.kuberay.cluster import HEAD, build_ray_cluster, groups, placed_cluster
 from shoal.planner.sizing import engines_per_group
 
 Manifest = dict[str, Any]

@@ -1,0 +1,1 @@
+"""KubeRay: trainers on a RayCluster."""

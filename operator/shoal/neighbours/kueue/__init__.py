@@ -1,0 +1,1 @@
+"""Kueue: jobs that wait for quota."""

@@ -1,0 +1,1 @@
+"""LeaderWorkerSet: engines over several nodes."""

@@ -1,0 +1,1 @@
+"""agent-sandbox: members from Sandboxes."""
