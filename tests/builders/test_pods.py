@@ -124,6 +124,22 @@ def test_an_openenv_image_runs_beside_the_lease_guard() -> None:
     assert config_of(pod)["environment"]["entrypoint"] == "http://$(POD_IP):8000"
 
 
+@pytest.mark.parametrize("backend", ["Pod", "AgentSandbox"])
+def test_an_openenv_image_is_restricted_unless_it_says_more_itself(backend: str) -> None:
+    def security(**template: Any) -> dict[str, Any]:
+        spec = pool(environment={"protocol": "OpenEnv", "image": "example/echo-env"}, backend=backend, **template)
+        member = environment.build_members(POOL_OWNER, spec, IMAGES)["default"]["spec"]
+        inner = member["podTemplate"]["spec"] if backend == "AgentSandbox" else member
+        (beside,) = inner["initContainers"]
+        return dict(beside["securityContext"])
+
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert security() == restricted
+    wider = {"capabilities": {"add": ["SYS_PTRACE"]}}
+    own = {"initContainers": [{"name": "environment", "securityContext": wider}]}
+    assert security(template={"spec": own}) == {**restricted, **wider}
+
+
 def test_model_sources_become_volumes_or_names() -> None:
     def engine(source: str) -> dict[str, Any]:
         return fleet.build_engines(FLEET_OWNER, rollout(model={"source": source}), IMAGES)["default"]

@@ -189,7 +189,7 @@ def test_arguments_are_those_of_the_command(helm: Helm) -> None:
         context = command.make_context("operator", list(main["args"]))
         images = dict(image.split("=", 1) for image in context.params["images"])
         assert set(images) == set(PORTS), "every role has an image"
-        assert context.params["metrics_listen"] == "0.0.0.0:8080"
+        assert context.params["metrics_listen"] == "[::]:8080"
         assert [port["containerPort"] for port in main["ports"]] == [8080]
 
 

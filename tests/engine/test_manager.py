@@ -261,6 +261,16 @@ async def test_the_endpoint_tells_health_readiness_and_metrics(server: FakeApiSe
     assert 'shoal_reconcile_seconds_bucket{controller="test",le="+Inf"} 1' in text
 
 
+@pytest.mark.parametrize(("listen", "family"), [("[::]:0", "127.0.0.1"), ("[::]:0", "[::1]"), ("[::1]:0", "[::1]")])
+async def test_the_endpoint_answers_in_both_families(client: KubeClient, listen: str, family: str) -> None:
+    endpoint = Endpoint(Manager(client), listen)
+    task = asyncio.create_task(endpoint.run())
+    async with aiohttp.ClientSession() as session:
+        await endpoint.started.wait()
+        assert (await session.get(f"http://{family}:{endpoint.port}/healthz")).status == 200
+    task.cancel()
+
+
 async def test_with_a_lagging_cache_expectations_prevent_over_creation(kubernetes: Kubernetes) -> None:
     """Ten ConfigMaps are wanted; the cache hears of each half a second late, and the key is worked on all the time."""
     namespace, wanted = kubernetes.namespace, 10

@@ -59,6 +59,10 @@ STRANGER = End("stranger", {"app": "web"}, NAMESPACE)
 IMPOSTOR = End("impostor", PODS[Role.AGENT].labels, "other")
 API_SERVER = End("api server", address="10.96.0.1")
 METADATA = End("cloud metadata", address="169.254.169.254")
+TRANSLATED = End("cloud metadata by NAT64", address="64:ff9b::a9fe:a9fe")
+LOCAL = End("a unique local address", address="fd00:ec2::254")
+FAR = End("the internet by IPv6", address="2606:4700::1111")
+FAR_TRANSLATED = End("the internet by NAT64", address="64:ff9b::101:101")
 WEB = End("internet", address="93.184.215.14")
 
 
@@ -110,7 +114,10 @@ def test_an_environment_reaches_what_its_isolation_says(network: Network) -> Non
     assert passes(policies(network), member, DNS, 53, "UDP")
     assert passes(policies(network), member, WEB, 443) is (network is Network.INTERNET)
     assert passes(policies(network), member, STRANGER, 80) is (network is Network.CLUSTER_INTERNAL)
-    assert not passes(policies(network), member, METADATA, 80)
+    for inside in (METADATA, TRANSLATED, LOCAL):
+        assert not passes(policies(network), member, inside, 80)
+    for outside in (FAR, FAR_TRANSLATED):
+        assert passes(policies(network), member, outside, 443) is (network is Network.INTERNET)
     assert not passes(policies(network), member, API_SERVER, 443)
     # Whatever it may reach outside, the planes stay closed to it.
     for role in (Role.GATEWAY, Role.ENGINE, Role.DATA, Role.TRAINER, Role.AGENT):

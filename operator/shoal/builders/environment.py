@@ -15,6 +15,7 @@ from shoal.api.v1alpha1.environmentpool import (
     Protocol,
     Variant,
 )
+from shoal.builders.defaults import restricted
 from shoal.builders.images import Images
 from shoal.builders.owner import Owner
 from shoal.builders.pods import PodPlan, build_pod
@@ -68,10 +69,12 @@ def build_members(owner: Owner, spec: EnvironmentPoolSpec, images: Images) -> di
     variants = spec.variants or [Variant(name=DEFAULT_VARIANT)]
     pods = {variant.name: _build_member(owner, spec, variant, images) for variant in variants}
     if spec.backend is MemberBackend.AGENT_SANDBOX:
-        return {name: sandbox_of(owner, pod) for name, pod in pods.items()}
-    return pods
+        pods = {name: sandbox_of(owner, pod) for name, pod in pods.items()}
+    return {name: restricted(member, {OPENENV_CONTAINER}) for name, member in pods.items()}
 
 
+OPENENV_CONTAINER = "environment"
+"""Name of the container that runs the user's OpenEnv image beside the lease guard."""
 OPENENV_PORT = 8000
 """Where an image that serves OpenEnv's wire protocol listens, by OpenEnv's own convention."""
 
@@ -122,7 +125,7 @@ def _openenv_container(image: str | None) -> Manifest:
     if image is None:
         raise ValueError("environment: protocol OpenEnv needs an image or an entrypoint")
     probe = {"httpGet": {"path": "/health", "port": OPENENV_PORT}, "periodSeconds": 1, "failureThreshold": 120}
-    return {"name": "environment", "image": image, "restartPolicy": "Always", "startupProbe": probe}
+    return {"name": OPENENV_CONTAINER, "image": image, "restartPolicy": "Always", "startupProbe": probe}
 
 
 def _lifecycle(lifecycle: Lifecycle) -> LifecycleConfig:

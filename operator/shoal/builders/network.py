@@ -6,6 +6,7 @@ are held back in both directions. A network plug-in has to enforce this; one tha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from shoal.api.labels import MANAGED_BY, MANAGER, PORTS, ROLE, Role
@@ -28,23 +29,24 @@ _DNS = {
 _NODE_LOCAL_DNS = {"ipBlock": {"cidr": "169.254.20.10/32"}}
 """Where NodeLocal DNSCache answers, by its own convention."""
 
+_PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "127.0.0.0/8")
+"""Private, carrier-grade, link-local (cloud metadata!) and loopback addresses: RFC 1918, 6598, 3927, 1122."""
+_LOCAL = ("fc00::/7", "fe80::/10", "::1/128")
+"""Unique local, link-local and loopback addresses: RFC 4193, 4291."""
+_TRANSLATED = IPv6Network("64:ff9b::/96")
+"""NAT64's well-known prefix, under which an IPv6 address stands for an IPv4 one: RFC 6052."""
+
+
+def _translated(block: str) -> str:
+    """An IPv4 block as a translator names it; one would otherwise lead an environment to the cloud's metadata."""
+    inner = IPv4Network(block)
+    address = IPv6Address(int(_TRANSLATED.network_address) + int(inner.network_address))
+    return str(IPv6Network((address, _TRANSLATED.prefixlen + inner.prefixlen)))
+
+
 _INTERNET = [
-    {
-        "ipBlock": {
-            "cidr": "0.0.0.0/0",
-            # Private, carrier-grade, link-local (cloud metadata!) and loopback addresses: RFC 1918, 6598, 3927, 1122.
-            "except": [
-                "10.0.0.0/8",
-                "172.16.0.0/12",
-                "192.168.0.0/16",
-                "100.64.0.0/10",
-                "169.254.0.0/16",
-                "127.0.0.0/8",
-            ],
-        }
-    },
-    # Unique local and link-local addresses: RFC 4193, 4291.
-    {"ipBlock": {"cidr": "::/0", "except": ["fc00::/7", "fe80::/10"]}},
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": list(_PRIVATE)}},
+    {"ipBlock": {"cidr": "::/0", "except": [*_LOCAL, *map(_translated, _PRIVATE)]}},
 ]
 
 

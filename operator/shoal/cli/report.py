@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 from pydantic import ValidationError
 
+from shoal.api.addresses import http_url
 from shoal.api.labels import JOB, PORTS, ROLE, Role
 from shoal.api.services.report import RunReport
 from shoal.cli.cluster import Cluster, Snapshot
@@ -46,7 +47,7 @@ async def _from_service(cluster: Cluster, job: Json) -> bytes | None:
     address = next((pod["status"]["podIP"] for pod in pods if pod.get("status", {}).get("podIP")), None)
     if address is None:
         return None
-    url = f"http://{address}:{PORTS[Role.DATA]}/report"
+    url = http_url(address, PORTS[Role.DATA], "/report")
     try:
         timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shoal.api.addresses import http_url
 from shoal.api.labels import PORTS, Role
 from shoal.builders.images import Images
 from shoal.builders.network import NetworkSettings
@@ -106,4 +107,4 @@ def service_of(pods: list[PodView], role: str) -> PodView | None:
 
 def url_of(pod: PodView) -> str:
     """Where a pod's service answers."""
-    return f"http://{pod.ip}:{PORTS[pod.role]}"
+    return http_url(pod.ip, PORTS[pod.role])

@@ -9,6 +9,7 @@ import logging
 
 import aiohttp
 
+from shoal.api.addresses import http_url
 from shoal.api.labels import PORTS, Role
 
 log = logging.getLogger(__name__)
@@ -34,14 +35,14 @@ class Peers:
 
     async def retire_member(self, broker_ip: str, tokens: tuple[str, ...], member: str) -> bool:
         """Whether all slots of the member are out of service; False while one is leased or the broker cannot say."""
-        url = f"http://{broker_ip}:{PORTS[Role.BROKER]}/members/{member}:retire"
+        url = http_url(broker_ip, PORTS[Role.BROKER], f"/members/{member}:retire")
         # Draining: no lease is broken, and none is begun; a busy member would otherwise be leased again for ever.
         answer = await self._post(url, tokens, {"slots": "all", "drain": True})
         return answer is not None and not answer.get("leased")
 
     async def drain_engine(self, gateway_ip: str, tokens: tuple[str, ...], engine: str) -> bool:
         """Whether the engine is out of routing and empty; False while it still works or the gateway cannot say."""
-        url = f"http://{gateway_ip}:{PORTS[Role.GATEWAY]}/engines/{engine}:drain"
+        url = http_url(gateway_ip, PORTS[Role.GATEWAY], f"/engines/{engine}:drain")
         answer = await self._post(url, tokens, {})
         return answer is not None and not answer.get("running")
 

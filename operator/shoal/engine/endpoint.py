@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from aiohttp import web
 
 from shoal.engine.manager import Manager
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+EVERY_ADDRESS = "::"
+BACKLOG = 128
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; `::` takes both families, and IPv4 alone where the kernel has no IPv6. Raises OSError."""
+    if host == EVERY_ADDRESS and not socket.has_dualstack_ipv6():
+        host = "0.0.0.0"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == EVERY_ADDRESS
+    return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
 
 
 class Endpoint:
@@ -32,7 +46,7 @@ class Endpoint:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._host, self.port)
+            site = web.SockSite(runner, listen(self._host, self.port))
             await site.start()
             self.port = int(runner.addresses[0][1])
             self.started.set()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, MutableMapping
 
+from shoal.api.addresses import host_port
 from shoal_workers.engines.core import CoreError
 
 RAY_PORT = 6379
@@ -41,7 +42,7 @@ def start_head(environ: HeadEnvironment = os.environ, port: int = RAY_PORT) -> N
     done = _run([*start_arguments(address), *head], environ)
     if done.returncode != 0:
         raise CoreError(f"nodes: Ray's head does not start: {last_line(done.stdout)}")
-    environ["RAY_ADDRESS"] = f"{address}:{port}"
+    environ["RAY_ADDRESS"] = host_port(address, port)
     environ.setdefault("VLLM_HOST_IP", address)
 
 

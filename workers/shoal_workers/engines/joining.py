@@ -34,7 +34,7 @@ def main() -> int:
     port = int(os.environ.get("RAY_PORT", RAY_PORT))
     signal.signal(signal.SIGTERM, _leave)
     wait_for(leader, port)
-    own = os.environ.get("POD_IP") or socket.gethostbyname(socket.gethostname())
+    own = os.environ.get("POD_IP") or str(socket.getaddrinfo(socket.gethostname(), None)[0][4][0])
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(LOST_SECONDS))
     command = ray_command(*start_arguments(own), f"--address={leader}:{port}", "--block")
     node = subprocess.Popen(command)

@@ -15,6 +15,7 @@ from typing import NoReturn
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shoal.api.addresses import http_url
 from shoal.api.services.models import EnginePhase
 from shoal.api.services.roles.engine import EngineConfig
 from shoal_workers.engines.core import Core, CoreError
@@ -35,10 +36,9 @@ logger = logging.getLogger(__name__)
 def build(config: EngineConfig, identity: Identity) -> Service:
     """The service; raises ConfigurationError for a model that cannot be there."""
     check_model(config.model)
-    host = f"[{identity.ip}]" if ":" in identity.ip else identity.ip
     engine = Engine(identity.name, make_core(config, identity.name), on_failure=_on_core_lost)
     return make_service(
-        config, engine, uid=identity.uid, url=f"http://{host}:{config.port}", token=credential(), fail=_die
+        config, engine, uid=identity.uid, url=http_url(identity.ip, config.port), token=credential(), fail=_die
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shoal.api.addresses import http_url
 from shoal.api.services.roles.environment import EnvironmentConfig
 from shoal_workers.environment import adapters
 from shoal_workers.environment.adapter import Backend, StartingError
@@ -36,8 +37,7 @@ def build(config: EnvironmentConfig, identity: Identity) -> Service:
     if backend.probe:
         _probe(backend)
     member = Member(config, identity, backend)
-    host = f"[{identity.ip}]" if ":" in identity.ip else identity.ip
-    member.url = f"http://{host}:{config.port}"
+    member.url = http_url(identity.ip, config.port)
     return make_service(member, credential())
 
 

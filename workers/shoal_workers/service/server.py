@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 import uvicorn
 
+from shoal.api.addresses import http_url
 from shoal_workers.service.app import Service
 
 # A client that keeps connections for 30 s must never meet a server that closed one in the same instant.
@@ -76,7 +77,7 @@ def listen(host: str, port: int) -> socket.socket:
 def url_of(listener: socket.socket) -> str:
     """The base URL of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return http_url(host, port)
 
 
 async def serve(service: Service, listener: socket.socket, shutdown_seconds: float = 20.0) -> None:

@@ -9,10 +9,12 @@ from shoal.api.v1alpha1.common import PodTemplate
 from shoal.api.v1alpha1.jobqueue import PodSetAdmission
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.builders.children import build_resource
+from shoal.builders.defaults import RESTRICTED_CONTAINER
 from shoal.builders.images import Images
 from shoal.builders.merge import strategic_merge
 from shoal.builders.owner import Owner
 from shoal.builders.pods import MAIN
+from shoal.builders.security import USER
 from shoal.builders.storage import model_volume, shared_volume
 
 Manifest = dict[str, Any]
@@ -21,6 +23,13 @@ API_VERSION = "ray.io/v1"
 KIND = "RayCluster"
 
 HEAD = "ray-head"
+
+_RAY_SECURITY: Manifest = {
+    **RESTRICTED_CONTAINER,
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 
 
 def cluster_name(job: str, spec: RLJobSpec) -> str:
@@ -47,7 +56,19 @@ def build_ray_cluster(owner: Owner, spec: RLJobSpec, images: Images, *, resting:
     metadata = manifest["metadata"]
     metadata["labels"] = {**template.metadata.labels, **metadata["labels"]}
     metadata["annotations"] = {**template.metadata.annotations, **metadata["annotations"]}
+    for _, group in groups(manifest["spec"]):
+        _restrict(group["template"]["spec"], images)
     return [manifest]
+
+
+def _restrict(pod: Manifest, images: Images) -> None:
+    """Have a Ray container of Shoal's own image satisfy `restricted`; another image may need its own user.
+
+    After the cluster's hash is taken: KubeRay may answer a changed template by making the whole cluster anew.
+    """
+    ray = pod["containers"][0]
+    if ray["image"] == images.of(Role.TRAINER):
+        ray["securityContext"] = {**_RAY_SECURITY, **(ray.get("securityContext") or {})}
 
 
 def groups(cluster: Manifest) -> Iterator[tuple[str, Manifest]]:

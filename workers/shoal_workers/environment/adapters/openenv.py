@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 from pydantic import Field
 
+from shoal.api.addresses import bracketed
 from shoal.api.services.roles.environment import EnvironmentSource
 from shoal_workers.environment.actions import text_of
 from shoal_workers.environment.adapter import (
@@ -236,7 +237,7 @@ def backend(source: EnvironmentSource) -> Backend:
             _template(getattr(settings.observation, name))
         except TemplateError as error:
             raise ConfigurationError(f"{CONFIG_PATH}.observation.{name}", str(error)) from None
-    entrypoint = source.entrypoint or ""
+    entrypoint = bracketed(source.entrypoint or "")
     if is_factory(entrypoint):
         if settings.action is None:
             raise ConfigurationError(f"{CONFIG_PATH}.action", "module:Class of the environment's action is needed")
