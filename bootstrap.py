@@ -1,7 +1,8 @@
 """Sets up Shoal in .venv and runs it, with nothing but Python 3.11 or later and a package registry that pip can reach.
 
     python3 bootstrap.py run [--seed N] ...   install what the example needs, then train it (options of `shoal run`)
-    python3 bootstrap.py test [ARG ...]       install the development tools too, then run the tests (options of pytest)
+    python3 bootstrap.py test [ARG ...]       install the development tools too, then run the tests: all of them in
+                                              parallel processes, or what options of pytest say
     python3 bootstrap.py install [--dev]      install only
 
 Everything is pinned with hashes in requirements/*.lock. A second start installs nothing unless a lock has changed.
@@ -35,6 +36,9 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "shoal-locks.json"
 LOCKS = ROOT / "requirements"
 STARTED = time.monotonic()
+
+WORKERS_PER_CPU, WORKER_GIB = 2, 2.5
+"""The tests wait half of their time; a worker with the servers that it starts takes this much memory."""
 
 UV = VENV / "bin" / "uv"
 PIP = (str(PYTHON), "-m", "pip", "--disable-pip-version-check")
@@ -227,6 +231,12 @@ def build_model() -> None:
     must([str(PYTHON), "examples/frozenlake/build_model.py", "--out", str(MODEL)], "building the model", **QUIET)
 
 
+def test_workers() -> int:
+    """How many processes run the tests: as many as this machine's processors and memory carry."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return max(1, min(WORKERS_PER_CPU * len(os.sched_getaffinity(0)), int(memory / WORKER_GIB)))
+
+
 def main(arguments: list[str]) -> None:
     """Do what the first argument says; the rest goes to the program that follows."""
     command, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
@@ -238,7 +248,7 @@ def main(arguments: list[str]) -> None:
     elif command == "test":
         ensure("dev")
         os.chdir(ROOT)
-        os.execv(PYTHON, [str(PYTHON), "-m", "pytest", *rest])
+        os.execv(PYTHON, [str(PYTHON), "-m", "pytest", *(rest or ["-n", str(test_workers())])])
     elif command == "install" and rest in ([], ["--dev"]):
         ensure("dev" if rest else "local-cpu")
     else:

@@ -10,31 +10,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-import yaml
-
 from tests.kubernetes import KubernetesServer
 
 Json = dict[str, Any]
 
-DEFINITIONS = Path(__file__).resolve().parents[3] / "shared" / "kube" / "crds"
-"""The files lie beside the checkout, as the programs do."""
+DEFINITIONS = Path(__file__).parent / "definitions"
 SERVED_SECONDS = 60.0
 _COLLECTION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
-def definitions(neighbour: str) -> list[Json]:
-    """A neighbour's definitions; skips where the file is not."""
-    path = DEFINITIONS / f"{neighbour}.yaml"
-    if not path.exists():
-        pytest.skip(f"the definitions of {neighbour} are not beside the checkout")
-    return _read(path)
-
-
 @cache
-def _read(path: Path) -> list[Json]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return [body for body in yaml.load_all(path.read_text(), loader) if body]  # a safe loader
+def definitions(neighbour: str) -> list[Json]:
+    """A neighbour's definitions."""
+    return [json.loads(line) for line in (DEFINITIONS / f"{neighbour}.jsonl").read_text().splitlines()]
 
 
 def install(server: KubernetesServer, *neighbours: str) -> None:

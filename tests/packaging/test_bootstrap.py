@@ -42,6 +42,27 @@ def test_without_a_command_it_explains_itself() -> None:
     assert wrong.returncode == 2
 
 
+@pytest.mark.parametrize(("cpus", "gib", "expected"), [(2, 8, 3), (2, 24, 4), (16, 8, 3), (1, 2, 1), (4, 64, 8)])
+def test_no_more_tests_at_once_than_processors_and_memory_carry(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, cpus: int, gib: int, expected: int
+) -> None:
+    monkeypatch.setattr(bootstrap.os, "sched_getaffinity", lambda _: set(range(cpus)))
+    monkeypatch.setattr(bootstrap.os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": gib * 2**18}.__getitem__)
+    assert bootstrap.test_workers() == expected
+
+
+@pytest.mark.parametrize(("given", "passed"), [([], ["-n", "3"]), (["tests/cli", "-x"], ["tests/cli", "-x"])])
+def test_the_whole_suite_runs_in_parallel_and_a_part_as_it_is_asked_for(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, given: list[str], passed: list[str]
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(bootstrap, "ensure", lambda lock: None)
+    monkeypatch.setattr(bootstrap, "test_workers", lambda: 3)
+    monkeypatch.setattr(bootstrap.os, "execv", lambda program, command: commands.append(command))
+    bootstrap.main(["test", *given])
+    assert commands[0][1:] == ["-m", "pytest", *passed]
+
+
 def test_tells_uv_what_pip_is_told(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("UV_FIND_LINKS", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_CACHE_DIR", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
