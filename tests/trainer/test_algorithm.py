@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.api.services.roles.trainer import AlgorithmConfig, StrategyConfig
+from shoal.api.services.common import StrategyConfig
+from shoal.api.services.roles.trainer import AlgorithmConfig
 from shoal_workers.service import ConfigurationError
 from shoal_workers.trainer.algorithm import LossTokens, learning_rule
 from shoal_workers.trainer.algorithm.advantages import ADVANTAGES, Grpo, Rloo

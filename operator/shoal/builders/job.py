@@ -3,9 +3,10 @@
 from typing import Any
 
 from shoal.api.labels import JOB, OWN_TOKEN, PORTS, Role
+from shoal.api.services.common import StrategyConfig
 from shoal.api.services.roles.agent import AgentConfig, HarnessConfig, PoolAccess
 from shoal.api.services.roles.data import DataConfig, EvaluationConfig, SuccessConfig, TaskConfig
-from shoal.api.services.roles.trainer import AlgorithmConfig, OptimizerConfig, StrategyConfig, TrainerConfig
+from shoal.api.services.roles.trainer import AlgorithmConfig, OptimizerConfig, TrainerConfig
 from shoal.api.v1alpha1.common import API_VERSION
 from shoal.api.v1alpha1.jobdata import Evaluation
 from shoal.api.v1alpha1.jobplanes import EnvironmentSource

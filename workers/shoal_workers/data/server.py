@@ -1,7 +1,9 @@
 """The data manager's routes."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
@@ -31,6 +33,7 @@ from shoal_workers.data.store import StoreError
 from shoal_workers.service import ConfigurationError, Identity, Service, Token, credential, read, reply
 from shoal_workers.service.auth import Grant
 from shoal_workers.service.credentials import as_credential
+from shoal_workers.tokens.arrays import MEDIA_TYPE, encode, from_batch
 
 AGENT_ROUTES = ("/assignments", "/trajectories")
 """What agents call; batches and progress are the trainer's."""
@@ -99,12 +102,21 @@ def _add_agent_routes(service: Service, manager: DataManager) -> None:
 def _add_trainer_routes(service: Service, manager: DataManager) -> None:
     app = service.app
 
-    @app.post("/batches:lease", response_model=Batch, responses={204: {"description": "No batch yet."}})
+    handed: dict[int | str, dict[str, Any]] = {
+        204: {"description": "No batch yet."},
+        200: {"content": {MEDIA_TYPE: {}}},
+    }
+
+    @app.post("/batches:lease", response_model=Batch, responses=handed)
     async def lease(request: Request) -> Response:
         asked = await read(request, BatchRequest)
         async with Caller(request, service.stopping, manager.wake_all) as caller:
             batch = await manager.lease_batch(asked, caller)
-        return Response(status_code=204) if batch is None else reply(batch)
+        if batch is None:
+            return Response(status_code=204)
+        if MEDIA_TYPE in request.headers.get("accept", ""):
+            return Response(await asyncio.to_thread(lambda: encode(from_batch(batch))), media_type=MEDIA_TYPE)
+        return reply(batch)
 
     @app.post("/batches:reconcile", response_model=Reconciled)
     async def reconcile(request: Request) -> Response:

@@ -29,10 +29,11 @@ _IDEMPOTENT = frozenset({"GET", "PUT", "DELETE", "HEAD"})
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A successful answer: HTTP status and body."""
+    """A successful answer: HTTP status, body, and the body's media type without parameters."""
 
     status: int
     body: bytes
+    media_type: str = ""
 
     def read(self, model: type[ModelT]) -> ModelT:
         """The body as a message; raises pydantic.ValidationError for a body that does not fit."""
@@ -92,14 +93,18 @@ class ServiceClient:
         self,
         method: str,
         path: str,
-        body: BaseModel | Mapping[str, Any] | list[Any] | None = None,
+        body: BaseModel | Mapping[str, Any] | list[Any] | bytes | None = None,
         *,
         params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         retries: int | None = None,
         idempotent: bool | None = None,
     ) -> Reply:
-        """One call, with retries; `idempotent`: may it be repeated after a lost answer (default: by method)."""
+        """One call, with retries; `idempotent`: may it be repeated after a lost answer (default: by method).
+
+        `headers` go beside the client's own, such as `Accept`, or `Content-Type` where `body` is bytes and no JSON.
+        """
         repeatable = method in _IDEMPOTENT if idempotent is None else idempotent
         data = _encode(body)
         limit = self._retries if retries is None else retries
@@ -107,7 +112,7 @@ class ServiceClient:
             try:
                 return await authorized(
                     self._credential,
-                    partial(self._once, method, path, data, params, timeout or self._timeout),
+                    partial(self._once, method, path, data, params, timeout or self._timeout, headers or {}),
                 )
             except _UnsentError as error:
                 failure: ProblemError = error
@@ -152,9 +157,11 @@ class ServiceClient:
         data: bytes | None,
         params: Mapping[str, str] | None,
         timeout: float,
+        extra: Mapping[str, str],
         headers: dict[str, str],
     ) -> Reply:
         session = self._opened()
+        headers = {**headers, **extra}
         add_context(headers)
         try:
             async with session.request(
@@ -168,7 +175,7 @@ class ServiceClient:
                 body = await response.read()
                 if response.status >= 400:
                     raise problem_from_body(body, response.status)
-                return Reply(response.status, body)
+                return Reply(response.status, body, response.content_type)
         except aiohttp.ClientConnectorError as error:
             raise _UnsentError("unreachable", f"{self.base_url}: {error}", status=503) from None
         except TimeoutError:
@@ -203,9 +210,9 @@ def backoff(attempt: int, base: float = RETRY_BASE_SECONDS, cap: float = RETRY_C
     return random.uniform(0.5, 1.0) * min(cap, base * float(2 ** min(attempt, 30)))
 
 
-def _encode(body: BaseModel | Mapping[str, Any] | list[Any] | None) -> bytes | None:
-    if body is None:
-        return None
+def _encode(body: BaseModel | Mapping[str, Any] | list[Any] | bytes | None) -> bytes | None:
+    if body is None or isinstance(body, bytes):
+        return body
     if isinstance(body, BaseModel):
         return body.__pydantic_serializer__.to_json(body)
     return orjson.dumps(body)

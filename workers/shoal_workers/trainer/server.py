@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from shoal.api.labels import Role
-from shoal.api.services.roles.trainer import TrainerConfig
+from shoal.api.services.roles.trainer import AlgorithmConfig, TrainerConfig
 from shoal_workers.service import (
     ConfigurationError,
     Identity,
@@ -19,11 +19,11 @@ from shoal_workers.service import (
     credential,
 )
 from shoal_workers.service.config import write_termination_message
+from shoal_workers.strategies.registry import check
 from shoal_workers.trainer.cluster import RayLearner
 from shoal_workers.trainer.driver import TrainerDriver
 from shoal_workers.trainer.handle import LearnerHandle
 from shoal_workers.trainer.peers import DataManager, Gateway
-from shoal_workers.trainer.strategies import check_names
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,8 @@ async def _drive(driver: TrainerDriver, service: Service, learner: LearnerHandle
 
 def _check(config: TrainerConfig) -> None:
     """What can be known to fail before anything is started."""
-    check_names(config.algorithm)
+    for part in AlgorithmConfig.model_fields:
+        check(getattr(config.algorithm, part), f"shoal.trainer.{part}", f"algorithm.{part}")
     folder = Path(config.folder)
     try:
         for name in ("versions", "checkpoints"):

@@ -1,6 +1,6 @@
 """What every message between Shoal's services is built from."""
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -52,6 +52,13 @@ class VersionSpan(Message):
         if self.end < self.start:
             raise ValueError(f"end ({self.end}) is before start ({self.start})")
         return self
+
+
+class StrategyConfig(Message):
+    """A named strategy and its parameters, which are in camelCase as the manifest has them."""
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class RoleConfig(Message):

@@ -167,6 +167,23 @@ class ModelSpec(ApiModel):
     dtype: Dtype = Dtype.AUTO
 
 
+class Strategy(ApiModel):
+    """A named rule for one decision, and its parameters."""
+
+    name: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=128,
+            description="Name of a built-in strategy, or `package:Name` for one of your own: an entry point of the"
+            " distribution `package`, or a class in the module `package`, in the image of the role that decides.",
+        ),
+    ]
+    parameters: FreeForm = Field(
+        default_factory=dict, description="Parameters of the strategy; the others keep their defaults."
+    )
+
+
 class ReplicaRange(ApiModel):
     """The smallest and the largest number of replicas."""
 

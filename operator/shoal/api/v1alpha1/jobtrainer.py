@@ -6,16 +6,7 @@ from pydantic import Field
 
 from shoal.api.base import ApiModel
 from shoal.api.markers import Cel
-from shoal.api.v1alpha1.common import Decimal, FreeForm, ObjectRef, PodTemplate, TemplateMetadata
-
-
-class Strategy(ApiModel):
-    """A named strategy of a registry, and its parameters."""
-
-    name: Annotated[str, Field(min_length=1, max_length=128, description="Name in the registry.")]
-    parameters: FreeForm = Field(
-        default_factory=dict, description="Parameters of the strategy; the others keep their defaults."
-    )
+from shoal.api.v1alpha1.common import Decimal, FreeForm, ObjectRef, PodTemplate, Strategy, TemplateMetadata
 
 
 class Algorithm(ApiModel):

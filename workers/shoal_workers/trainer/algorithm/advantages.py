@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from shoal_workers.trainer.strategies import Registry, Strategy
+from shoal_workers.strategies import NamedStrategy, Registry
 
 Vector: TypeAlias = NDArray[np.float64]
 
 
-class AdvantageEstimator(Strategy, ABC):
+class AdvantageEstimator(NamedStrategy, ABC):
     """From the rewards [G] of one group to its advantages [G]; every sampled token of a trajectory gets the same one.
 
     Invariants, checked by tests: a group of equal rewards has advantages 0; adding a constant to all rewards changes
@@ -26,7 +26,9 @@ class AdvantageEstimator(Strategy, ABC):
         """The advantages of one group."""
 
 
-ADVANTAGES: Registry[AdvantageEstimator] = Registry("advantage", AdvantageEstimator)  # type: ignore[type-abstract]
+ADVANTAGES: Registry[AdvantageEstimator] = Registry(
+    "shoal.trainer.advantage", "algorithm.advantage", AdvantageEstimator
+)
 
 
 class Grpo(AdvantageEstimator):

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from shoal_workers.trainer.strategies import Registry, Strategy
+from shoal_workers.strategies import NamedStrategy, Registry
 
 Level = Literal["token", "sequence", "geometric"]
 
 
-class OffPolicyCorrector(Strategy, ABC):
+class OffPolicyCorrector(NamedStrategy, ABC):
     """From log-probs of the same N tokens under the trainer's weights at the start of the step and under the weights
     (and program) that sampled them to weights [N], without gradient.
 
@@ -26,7 +26,9 @@ class OffPolicyCorrector(Strategy, ABC):
         """The factors [N] of the tokens' losses."""
 
 
-CORRECTORS: Registry[OffPolicyCorrector] = Registry("corrector", OffPolicyCorrector)  # type: ignore[type-abstract]
+CORRECTORS: Registry[OffPolicyCorrector] = Registry(
+    "shoal.trainer.corrector", "algorithm.corrector", OffPolicyCorrector
+)
 
 
 def ratios(trainer: Tensor, behaviour: Tensor, row: Tensor, level: Level) -> Tensor:

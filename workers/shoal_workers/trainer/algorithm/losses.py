@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from shoal_workers.trainer.strategies import Registry, Strategy
+from shoal_workers.strategies import NamedStrategy, Registry
 
 Aggregation = Literal["token", "sequence"]
 ReferenceKind = Literal["none", "sampled", "full"]
@@ -42,7 +42,7 @@ class LossResult:
     figures: dict[str, float]
 
 
-class Loss(Strategy, ABC):
+class Loss(NamedStrategy, ABC):
     """A policy loss. `aggregation` says what one minibatch's mean is taken over."""
 
     aggregation: Aggregation = "token"
@@ -57,7 +57,7 @@ class Loss(Strategy, ABC):
         """The loss of some of the tokens of a minibatch."""
 
 
-LOSSES: Registry[Loss] = Registry("loss", Loss)  # type: ignore[type-abstract]
+LOSSES: Registry[Loss] = Registry("shoal.trainer.loss", "algorithm.loss", Loss)
 
 
 def shares(row: Tensor, aggregation: Aggregation) -> Tensor:

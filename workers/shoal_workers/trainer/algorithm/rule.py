@@ -24,8 +24,8 @@ class LearningRule:
 def learning_rule(config: AlgorithmConfig) -> LearningRule:
     """The configured strategies; raises ConfigurationError naming the wrong field."""
     return LearningRule(
-        advantage=ADVANTAGES.create(config.advantage.name, config.advantage.parameters),
-        corrector=CORRECTORS.create(config.corrector.name, config.corrector.parameters),
-        loss=LOSSES.create(config.loss.name, config.loss.parameters),
-        selector=SELECTORS.create(config.selection.name, config.selection.parameters),
+        advantage=ADVANTAGES.build(config.advantage),
+        corrector=CORRECTORS.build(config.corrector),
+        loss=LOSSES.build(config.loss),
+        selector=SELECTORS.build(config.selection),
     )

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from shoal_workers.trainer.strategies import Registry, Strategy
+from shoal_workers.strategies import NamedStrategy, Registry
 
 
-class StepSelector(Strategy, ABC):
+class StepSelector(NamedStrategy, ABC):
     """From the policy's entropies [N] (nats, at the start of the step) and the turns [N] they belong to, to a mask [N].
 
     `turn` numbers the turns (model calls) of the whole batch from 0, ascending.
@@ -22,7 +22,7 @@ class StepSelector(Strategy, ABC):
         """True where a token is trained on; at least one token where there are any."""
 
 
-SELECTORS: Registry[StepSelector] = Registry("selection", StepSelector)  # type: ignore[type-abstract]
+SELECTORS: Registry[StepSelector] = Registry("shoal.trainer.selection", "algorithm.selection", StepSelector)
 
 
 class AllSteps(StepSelector):

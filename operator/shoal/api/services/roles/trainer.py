@@ -1,17 +1,10 @@
 """Start-up configuration of a job's trainer."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from shoal.api.services.common import Message, RoleConfig
-
-
-class StrategyConfig(Message):
-    """A named strategy and its parameters, which are in camelCase as the manifest has them."""
-
-    name: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
+from shoal.api.services.common import Message, RoleConfig, StrategyConfig
 
 
 class AlgorithmConfig(Message):
