@@ -13,7 +13,7 @@ import pytest
 from e2e.providers import Cluster
 from e2e.providers.base import Feature, Json
 from e2e.providers.chart import NAMESPACE
-from shoal.kube.permissions import RULES
+from shoal.neighbours.registry import ALL_RULES
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs(Feature.AUDIT), pytest.mark.last]
 
@@ -33,7 +33,7 @@ def test_nothing_is_denied_and_nothing_unused(cluster: Cluster) -> None:
     assert denied == set()
     allowed = {
         (rule.group, resource, verb)
-        for rule in RULES
+        for rule in ALL_RULES
         if not rule.when
         for resource in rule.resources
         for verb in rule.verbs

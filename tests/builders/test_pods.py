@@ -1,5 +1,6 @@
 """Built pods: what every role's pod has, and what the user's template changes."""
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,6 +21,7 @@ from shoal.builders import environment, fleet, job
 from shoal.builders.children import build_service, build_tokens
 from shoal.builders.images import Images
 from tests.api.samples import FLEET, JOB, POOL
+from tests.neighbours.fakes import neighbourhood
 
 IMAGES = Images("1.2.3")
 JOB_OWNER = job.job_owner("j", "ns", "0123456789")
@@ -128,7 +130,8 @@ def test_an_openenv_image_runs_beside_the_lease_guard() -> None:
 def test_an_openenv_image_is_restricted_unless_it_says_more_itself(backend: str) -> None:
     def security(**template: Any) -> dict[str, Any]:
         spec = pool(environment={"protocol": "OpenEnv", "image": "example/echo-env"}, backend=backend, **template)
-        member = environment.build_members(POOL_OWNER, spec, IMAGES)["default"]["spec"]
+        made = partial(neighbourhood().member, POOL_OWNER, spec)
+        member = environment.build_members(POOL_OWNER, spec, IMAGES, made)["default"]["spec"]
         inner = member["podTemplate"]["spec"] if backend == "AgentSandbox" else member
         (beside,) = inner["initContainers"]
         return dict(beside["securityContext"])

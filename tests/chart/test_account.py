@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shoal.api.labels import RENEW_TOKEN
-from shoal.kube.permissions import RULES
+from shoal.neighbours.registry import ALL_RULES
 from tests.api.samples import FLEET, JOB, POOL
 from tests.chart.audit import read_audit
 from tests.chart.conftest import DEFINITIONS
@@ -44,7 +44,7 @@ def test_nothing_is_denied(installed: Helm, server: KubernetesServer, tmp_path: 
         server.kubectl("-n", WORK, "delete", "rlj,envpool,fleet,secret", "--all", "--wait=false")
     audited = read_audit(server.folder, home)
     assert audited.denied == frozenset()
-    granted = {(rule.group, each, verb) for rule in RULES for each in rule.resources for verb in rule.verbs}
+    granted = {(rule.group, each, verb) for rule in ALL_RULES for each in rule.resources for verb in rule.verbs}
     assert {use for use in audited.answered if use[1] not in REVIEWS} <= granted, "more is allowed than the list says"
     assert {use for use in granted - SELDOM if use[:2] in ALWAYS} <= audited.answered
 

@@ -15,8 +15,8 @@ from shoal.api.labels import PORTS, Role
 from shoal.cli.operator import command
 from shoal.crdgen import chart, generate, values
 from shoal.engine.metrics import Metrics
-from shoal.kube.discovery import Neighbour
-from shoal.kube.permissions import RULES, Scope, rules_for
+from shoal.kube.permissions import Scope
+from shoal.neighbours.registry import ALL_RULES, NEEDS, rules_for
 from shoal_workers.telemetry import names
 from tests.chart.cases import CASES, EVERYTHING, MINIMAL
 from tests.chart.helm import CHART, NAMESPACE, Helm, Json, of_kind, one
@@ -44,10 +44,10 @@ def granted(objects: list[Json], scope: str = "") -> set[tuple[str, str, str]]:
     }
 
 
-def listed(*scopes: Scope, neighbours: set[Neighbour] | None = None) -> set[tuple[str, str, str]]:
+def listed(*scopes: Scope, neighbours: set[str] | None = None) -> set[tuple[str, str, str]]:
     return {
         (rule.group, resource, verb)
-        for rule in rules_for(set(Neighbour) if neighbours is None else neighbours)
+        for rule in rules_for({need.name for need in NEEDS} if neighbours is None else neighbours)
         if rule.scope in scopes
         for resource in rule.resources
         for verb in rule.granted
@@ -82,16 +82,16 @@ def test_one_namespace_can_be_had_without_any_cluster_wide_object(helm: Helm) ->
 @pytest.mark.parametrize(
     ("switch", "neighbour"),
     [
-        ("kueue", Neighbour.KUEUE),
-        ("kuberay", Neighbour.KUBERAY),
-        ("agentSandbox", Neighbour.AGENT_SANDBOX),
-        ("leaderWorkerSet", Neighbour.LEADER_WORKER_SET),
+        ("kueue", "kueue"),
+        ("kuberay", "kuberay"),
+        ("agentSandbox", "agent-sandbox"),
+        ("leaderWorkerSet", "leaderworkerset"),
     ],
 )
-def test_a_neighbour_can_be_left_out(helm: Helm, switch: str, neighbour: Neighbour) -> None:
+def test_a_neighbour_can_be_left_out(helm: Helm, switch: str, neighbour: str) -> None:
     objects = helm.render({"interplay": {switch: False}})
     everything = listed(*Scope)
-    assert granted(objects) == listed(*Scope, neighbours=set(Neighbour) - {neighbour})
+    assert granted(objects) == listed(*Scope, neighbours={need.name for need in NEEDS} - {neighbour})
     assert granted(objects) < everything
 
 
@@ -108,7 +108,7 @@ def test_no_wildcard_and_nothing_that_leads_to_more(helm: Helm) -> None:
 
 
 def test_each_rule_says_why_and_grants_something() -> None:
-    for rule in RULES:
+    for rule in ALL_RULES:
         assert rule.granted, rule
         assert rule.why.endswith("."), rule
         assert not set(rule.verbs) & set(rule.implied), rule

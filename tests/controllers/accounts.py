@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from shoal.kube.permissions import RULES
+from shoal.neighbours.registry import ALL_RULES
 from tests.kubernetes import Kubernetes
 
 Json = dict[str, Any]
@@ -19,7 +19,7 @@ def rules(without: Iterable[tuple[str, str]] = ()) -> list[Json]:
     """The operator's rules as a role has them, less some (verb, resource)."""
     lost = set(without)
     found = []
-    for rule in RULES:
+    for rule in ALL_RULES:
         for resource in rule.resources:
             verbs = [verb for verb in rule.granted if (verb, resource) not in lost]
             if verbs:

@@ -15,8 +15,8 @@ from shoal.controllers.review import Places, find_gaps
 from shoal.crdgen import generate
 from shoal.kube.client import KubeClient
 from shoal.kube.kubeconfig import kubeconfig_source
-from shoal.kube.permissions import RULES
 from shoal.kube.resources import CUSTOM_RESOURCE_DEFINITIONS
+from shoal.neighbours.registry import ALL_RULES
 from tests.embedded.apiserver.conftest import Embedded
 
 Json = dict[str, Any]
@@ -81,4 +81,4 @@ async def test_the_embedded_server_lacks_nothing(embedded: Embedded) -> None:
         for definition in generate.definitions():
             await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition)
         assert await find_lack(client, MODELS) == Lack()
-        assert await find_gaps(client, RULES, Places("", "default")) == []
+        assert await find_gaps(client, ALL_RULES, Places("", "default")) == []

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from shoal.api.tolerant import read_status
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolStatus
 from shoal.controllers.job import uses
-from shoal.controllers.stored import read_status
 from shoal.crdgen import generate
 from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
@@ -20,6 +20,7 @@ from shoal.kube.resources import CORE_EVENTS, ENVIRONMENT_POOLS, PODS, RL_JOBS, 
 from tests.api.samples import FLEET, JOB, POOL, changed
 from tests.controllers.watched import Watched, complaints, definition, install, operating, schema
 from tests.kubernetes import Kubernetes
+from tests.neighbours.fakes import neighbourhood
 
 Json = dict[str, Any]
 ANYTHING = {"x-kubernetes-preserve-unknown-fields": True}
@@ -141,5 +142,7 @@ def test_a_status_of_another_form_is_read_as_far_as_it_fits() -> None:
 )
 def test_a_job_of_another_form_hides_no_other_from_what_changed(spec: Any) -> None:
     body = {"metadata": {"name": "job"}, "spec": spec}
-    assert not uses(body, "EnvironmentPool", "other")
-    assert uses(body, "RolloutFleet", "job-fleet")
+    assert not uses("EnvironmentPool", body, "other")
+    assert uses("RolloutFleet", body, "job-fleet")
+    kuberay = next(each for each in neighbourhood().all if each.dependency == "RayCluster")
+    assert kuberay.uses(body, "job-ray")

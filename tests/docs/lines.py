@@ -23,7 +23,8 @@ class Line:
 
 def lines() -> list[Line]:
     """Every one, once, in the order of the pages."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+    folders = ("docs", "examples", "operator/shoal/neighbours")
+    pages = [ROOT / "README.md", *(page for each in folders for page in sorted((ROOT / each).rglob("*.md")))]
     names = [(each, str(each.relative_to(ROOT))) for each in pages]
     found = [line for path, name in names if name not in GENERATED for line in _of(path.read_text(), name)]
     return list({line.text: line for line in reversed(found)}.values())[::-1]

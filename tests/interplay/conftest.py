@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from shoal.kube.discovery import Neighbour
 from tests.embedded.apiserver.conftest import embedded
 from tests.interplay.neighbours import install
 from tests.interplay.stage import install_shoal, operator_account
@@ -64,4 +63,4 @@ def settled(settled_server: KubernetesServer) -> Kubernetes:
 def account(settled_server: KubernetesServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kubeconfig of an account that may do there what the chart's roles let the operator do."""
     path = tmp_path_factory.mktemp("account") / "kubeconfig"
-    return operator_account(settled_server, "operator", path, Neighbour.AGENT_SANDBOX, Neighbour.LEADER_WORKER_SET)
+    return operator_account(settled_server, "operator", path, "agent-sandbox", "leaderworkerset")

@@ -19,11 +19,10 @@ from shoal.crdgen import generate
 from shoal.engine.reflector import Reflector
 from shoal.engine.store import Store
 from shoal.kube.client import KubeClient
-from shoal.kube.discovery import Neighbour
 from shoal.kube.errors import ApiError
 from shoal.kube.kubeconfig import kubeconfig_source
-from shoal.kube.permissions import rules_for
 from shoal.kube.resources import CORE_EVENTS, PODS, Resource
+from shoal.neighbours.registry import rules_for
 from tests.kubernetes import Kubernetes, KubernetesServer
 
 Json = dict[str, Any]
@@ -37,7 +36,7 @@ def install_shoal(server: KubernetesServer) -> None:
     server.kubectl("wait", "--for=condition=Established", "--timeout=20s", *names)
 
 
-def operator_account(server: KubernetesServer, name: str, path: Path, *neighbours: Neighbour) -> Path:
+def operator_account(server: KubernetesServer, name: str, path: Path, *neighbours: str) -> Path:
     """Make an account that may do what the operator needs beside these neighbours; returns its kubeconfig."""
     allow(server, name, *neighbours)
     server.kubectl("create", "serviceaccount", name)
@@ -45,7 +44,7 @@ def operator_account(server: KubernetesServer, name: str, path: Path, *neighbour
     return server.write_kubeconfig(path, token=server.kubectl("create", "token", name, "--duration=2h").strip())
 
 
-def allow(server: KubernetesServer, name: str, *neighbours: Neighbour) -> None:
+def allow(server: KubernetesServer, name: str, *neighbours: str) -> None:
     """Have the role of this account hold the operator's rules beside these neighbours, and nothing else."""
     rules = [
         {"apiGroups": [rule.group], "resources": list(rule.resources), "verbs": list(rule.granted)}

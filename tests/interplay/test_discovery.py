@@ -11,10 +11,11 @@ from shoal.engine.store import Store
 from shoal.engine.visitor import NeighbourReflector
 from shoal.kube.client import KubeClient
 from shoal.kube.credentials import Credentials, StaticSource
-from shoal.kube.discovery import DOUBT_SECONDS, LOOK_SECONDS, Neighbour, Neighbours
+from shoal.kube.discovery import DOUBT_SECONDS, LOOK_SECONDS, Discovery
 from shoal.kube.kubeconfig import kubeconfig_source
 from shoal.kube.resources import CUSTOM_RESOURCE_DEFINITIONS
 from shoal.kube.retry import RetryPolicy
+from shoal.neighbours.registry import NEEDS
 from tests.embedded.apiserver.conftest import Embedded
 from tests.engine.fake_clock import FakeClock
 from tests.engine.waiting import until
@@ -22,36 +23,37 @@ from tests.interplay.neighbours import definitions, install, remove
 from tests.kubernetes import Kubernetes
 
 Json = dict[str, Any]
+NAMES = [need.name for need in NEEDS]
 
 
 async def test_neighbours_come_and_go(cluster: Kubernetes) -> None:
     remove(cluster.server, "leaderworkerset")
     async with KubeClient(kubeconfig_source(cluster.kubeconfig)) as client:
-        neighbours = Neighbours(client)
+        neighbours = Discovery(client, NEEDS)
         heard: list[bool] = []
-        neighbours.on_change(lambda: heard.append(neighbours.available(Neighbour.LEADER_WORKER_SET)))
+        neighbours.on_change(lambda: heard.append(neighbours.available("leaderworkerset")))
         assert await neighbours.look()
         assert heard == [False]
         install(cluster.server, "leaderworkerset")
         await neighbours.look()
         assert heard == [False, True]
-        resource = neighbours.resource(Neighbour.LEADER_WORKER_SET, "leaderworkersets")
+        resource = neighbours.resource("leaderworkerset", "leaderworkersets")
         assert resource is not None
         assert (resource.version, resource.kind) == ("v1", "LeaderWorkerSet")
         remove(cluster.server, "leaderworkerset")
         assert not await neighbours.look(), "one look that misses it is not yet certain"
-        assert neighbours.available(Neighbour.LEADER_WORKER_SET)
+        assert neighbours.available("leaderworkerset")
         assert await neighbours.look()
         assert heard == [False, True, False]
 
 
 async def test_every_neighbours_real_definitions_are_recognised(cluster: Kubernetes) -> None:
-    install(cluster.server, *Neighbour)
+    install(cluster.server, *NAMES)
     async with KubeClient(kubeconfig_source(cluster.kubeconfig)) as client:
-        neighbours = Neighbours(client)
+        neighbours = Discovery(client, NEEDS)
         await neighbours.look()
-        assert [neighbour for neighbour in Neighbour if not neighbours.available(neighbour)] == []
-        workloads = neighbours.resource(Neighbour.KUEUE, "workloads")
+        assert [neighbour for neighbour in NAMES if not neighbours.available(neighbour)] == []
+        workloads = neighbours.resource("kueue", "workloads")
         assert workloads is not None
         assert workloads.version == "v1beta2"
 
@@ -59,12 +61,12 @@ async def test_every_neighbours_real_definitions_are_recognised(cluster: Kuberne
 async def test_a_reflector_follows_a_resource_that_comes_and_goes(cluster: Kubernetes) -> None:
     remove(cluster.server, "leaderworkerset")
     async with KubeClient(kubeconfig_source(cluster.kubeconfig)) as client:
-        neighbours = Neighbours(client)
+        neighbours = Discovery(client, NEEDS)
         store: Store[Json] = Store(lambda body: body)
         reflector = NeighbourReflector(
             client,
             neighbours,
-            Neighbour.LEADER_WORKER_SET,
+            "leaderworkerset",
             "leaderworkersets",
             store,
             namespace=cluster.namespace,
@@ -159,30 +161,30 @@ KUEUE = ["workloads", "localqueues", "clusterqueues", "resourceflavors", "worklo
 async def test_the_newest_version_that_both_sides_speak_is_chosen() -> None:
     server = FakeDiscovery()
     async with server.serve() as client:
-        neighbours = Neighbours(client)
+        neighbours = Discovery(client, NEEDS)
         server.groups = {"kueue.x-k8s.io": {"v1beta1": KUEUE}}
         await neighbours.look()
-        resource = neighbours.resource(Neighbour.KUEUE, "workloads")
+        resource = neighbours.resource("kueue", "workloads")
         assert resource is not None
         assert resource.version == "v1beta1"
         server.groups = {"kueue.x-k8s.io": {"v1beta1": KUEUE, "v1beta2": KUEUE, "v2": KUEUE}}
         await neighbours.look()
-        resource = neighbours.resource(Neighbour.KUEUE, "workloads")
+        resource = neighbours.resource("kueue", "workloads")
         assert resource is not None
         assert resource.version == "v1beta2"
         server.groups = {"kueue.x-k8s.io": {"v2": KUEUE}}
         await neighbours.look()
         await neighbours.look()
-        assert not neighbours.available(Neighbour.KUEUE), "a version that Shoal does not speak is no neighbour"
+        assert not neighbours.available("kueue"), "a version that Shoal does not speak is no neighbour"
 
 
 async def test_half_an_installation_is_none() -> None:
     server = FakeDiscovery()
     server.groups = {"kueue.x-k8s.io": {"v1beta2": ["workloads"]}}
     async with server.serve() as client:
-        neighbours = Neighbours(client)
+        neighbours = Discovery(client, NEEDS)
         await neighbours.look()
-        assert not neighbours.available(Neighbour.KUEUE)
+        assert not neighbours.available("kueue")
 
 
 class FakeSleep:
@@ -205,7 +207,7 @@ class FakeSleep:
 async def test_a_server_that_fails_changes_nothing_and_is_asked_again_soon() -> None:
     server, sleep = FakeDiscovery(), FakeSleep()
     async with server.serve() as client:
-        neighbours = Neighbours(client, sleep=sleep)
+        neighbours = Discovery(client, NEEDS, sleep=sleep)
         server.failing = True
         running = asyncio.create_task(neighbours.run())
         try:
@@ -214,12 +216,12 @@ async def test_a_server_that_fails_changes_nothing_and_is_asked_again_soon() -> 
             server.failing = False
             server.groups = {"kueue.x-k8s.io": {"v1beta2": KUEUE}}
             await sleep.end()
-            assert neighbours.available(Neighbour.KUEUE)
+            assert neighbours.available("kueue")
             server.failing = True
             await sleep.end()
             await sleep.end()
             await sleep.end()
-            assert neighbours.available(Neighbour.KUEUE)
+            assert neighbours.available("kueue")
             assert sleep.seconds == [DOUBT_SECONDS, LOOK_SECONDS, DOUBT_SECONDS, DOUBT_SECONDS, DOUBT_SECONDS]
         finally:
             running.cancel()
@@ -232,9 +234,9 @@ async def test_a_forbidden_resource_holds_nobody_up_and_says_why() -> None:
     server.forbidding = True
     clock = FakeClock()
     async with server.serve() as client:
-        neighbours = Neighbours(client)
+        neighbours = Discovery(client, NEEDS)
         store: Store[Json] = Store(lambda body: body)
-        reflector = NeighbourReflector(client, neighbours, Neighbour.KUEUE, "workloads", store, clock=clock)
+        reflector = NeighbourReflector(client, neighbours, "kueue", "workloads", store, clock=clock)
         running = asyncio.create_task(reflector.run())
         try:
             await neighbours.look()
@@ -251,12 +253,10 @@ async def test_a_forbidden_resource_holds_nobody_up_and_says_why() -> None:
 
 async def test_the_embedded_server_tells_the_same_way(embedded: Embedded) -> None:
     async with KubeClient(kubeconfig_source(embedded.kubeconfig)) as client:
-        neighbours = Neighbours(client)
+        neighbours = Discovery(client, NEEDS)
         assert await neighbours.look()
-        assert not any(neighbours.available(neighbour) for neighbour in Neighbour)
+        assert not any(neighbours.available(neighbour) for neighbour in NAMES)
         for definition in definitions("leaderworkerset"):
             await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition)
         await neighbours.look()
-        assert [neighbour for neighbour in Neighbour if neighbours.available(neighbour)] == [
-            Neighbour.LEADER_WORKER_SET
-        ]
+        assert [neighbour for neighbour in NAMES if neighbours.available(neighbour)] == ["leaderworkerset"]

@@ -19,7 +19,6 @@ from shoal.builders.job import job_owner
 from shoal.controllers import job as job_controller
 from shoal.kube import discovery
 from shoal.kube.client import KubeClient
-from shoal.kube.discovery import Neighbour
 from shoal.kube.errors import NotFoundError
 from shoal.kube.kubeconfig import kubeconfig_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, RL_JOBS, ROLLOUT_FLEETS
@@ -32,7 +31,7 @@ from tests.kubernetes import Kubernetes
 
 Json = dict[str, Any]
 
-# The slow ones repeat on the real server what tests/planner/test_queueing.py and tests/builders/test_kueue.py show.
+# The slow ones repeat on the real server what tests/neighbours/test_kueue_decisions.py and test_kueue.py show.
 
 POOL_SPEC: Json = {
     "environment": {"protocol": "Gymnasium", "entrypoint": "FrozenLake-v1"},
@@ -79,7 +78,7 @@ def account(cluster: Kubernetes) -> Path:
     """The kubeconfig of an operator that may do what the chart's roles let it, and nothing else."""
     path = cluster.server.folder / "operator"
     if not path.exists():
-        operator_account(cluster.server, "operator", path, Neighbour.KUEUE, Neighbour.KUBERAY)
+        operator_account(cluster.server, "operator", path, "kueue", "kuberay")
     return path
 
 

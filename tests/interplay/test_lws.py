@@ -13,6 +13,7 @@ from shoal.builders.images import Images
 from shoal.kube import discovery
 from shoal.kube.client import KubeClient
 from shoal.kube.resources import PODS, ROLLOUT_FLEETS, Resource
+from shoal.neighbours.lws.manifest import group_of
 from tests.api.samples import changed
 from tests.interplay.neighbours import install, remove
 from tests.interplay.stage import Json, Stage, accepts, counting, install_shoal, operating
@@ -259,7 +260,8 @@ async def test_engines_of_one_node_give_way_to_engines_of_two(stage: Stage) -> N
 def test_the_definition_knows_every_field_of_a_built_group(settled: Kubernetes) -> None:
     body = fleet(1, storage={"persistentVolumeClaim": {"claimName": "weights"}})
     owner = fleet_owner("sample", settled.namespace, "u1")
-    accepts(settled, build_engines(owner, RolloutFleetSpec.model_validate(body["spec"]), Images("1"))["large"])
+    spec = RolloutFleetSpec.model_validate(body["spec"])
+    accepts(settled, group_of(owner, build_engines(owner, spec, Images("1"))["large"], spec.worker_groups[0].nodes))
 
 
 async def test_a_fleet_says_that_leaderworkerset_is_missing_and_goes_on_once_it_is_there(

@@ -12,8 +12,8 @@ from shoal.builders.environment import build_members, pool_owner
 from shoal.builders.images import Images
 from shoal.kube import discovery
 from shoal.kube.client import KubeClient
-from shoal.kube.discovery import Neighbour
 from shoal.kube.resources import ENVIRONMENT_POOLS, PODS, Resource
+from shoal.neighbours.sandbox.manifest import sandbox_of
 from tests.api.samples import changed
 from tests.interplay.neighbours import install, remove
 from tests.interplay.stage import (
@@ -245,7 +245,7 @@ def test_the_definition_knows_every_field_of_a_built_member(settled: Kubernetes,
         pool(1, environment=environment, template=user, isolation=isolation)["spec"]
     )
     owner = pool_owner("sample", settled.namespace, "u1")
-    accepts(settled, build_members(owner, spec, Images("1"))["default"])
+    accepts(settled, sandbox_of(owner, build_members(owner, spec, Images("1"))["default"]))
 
 
 async def test_a_pool_says_that_sandboxes_are_forbidden_and_goes_on_once_they_are_not(
@@ -261,7 +261,7 @@ async def test_a_pool_says_that_sandboxes_are_forbidden_and_goes_on_once_they_ar
         await stage.until(told, "the pool says what is forbidden")
         assert "sandboxes" in (await stage.condition(ENVIRONMENT_POOLS, "Degraded"))[2]
         assert await stage.all(SANDBOXES) == []
-        allow(settled.server, "unprivileged", Neighbour.AGENT_SANDBOX)
+        allow(settled.server, "unprivileged", "agent-sandbox")
         await stage.until(lambda: ready(stage, 2), "2 members are ready", seconds=60)
         await stage.apply(ENVIRONMENT_POOLS, pool(0))
         await stage.until(lambda: ready(stage, 0), "they can be deleted as well", seconds=60)

@@ -1,5 +1,6 @@
 """An EnvironmentPool's objects: its broker, its members, their Service and Secret."""
 
+from collections.abc import Callable
 from typing import Any
 
 from shoal.api.labels import MANAGED_BY, MANAGER, OWN_TOKEN, POOL, PORTS, ROLE, VARIANT, Role
@@ -11,7 +12,6 @@ from shoal.api.v1alpha1.environmentpool import (
     EnvironmentPoolSpec,
     Lifecycle,
     LifecycleMode,
-    MemberBackend,
     Protocol,
     Variant,
 )
@@ -19,7 +19,6 @@ from shoal.builders.defaults import restricted
 from shoal.builders.images import Images
 from shoal.builders.owner import Owner
 from shoal.builders.pods import PodPlan, build_pod
-from shoal.neighbours.sandbox.manifest import sandbox_of
 
 Manifest = dict[str, Any]
 
@@ -64,12 +63,15 @@ def build_broker(owner: Owner, spec: EnvironmentPoolSpec, images: Images) -> Man
     )
 
 
-def build_members(owner: Owner, spec: EnvironmentPoolSpec, images: Images) -> dict[str, Manifest]:
-    """Variant name -> member, a pod or a Sandbox; a pool without variants has the one variant `default`."""
+def build_members(
+    owner: Owner, spec: EnvironmentPoolSpec, images: Images, made: Callable[[Manifest], Manifest] = lambda pod: pod
+) -> dict[str, Manifest]:
+    """Variant name -> member; a pool without variants has the one variant `default`.
+
+    `made` takes a member's pod and gives the object that is created in its place; without it that is the pod.
+    """
     variants = spec.variants or [Variant(name=DEFAULT_VARIANT)]
-    pods = {variant.name: _build_member(owner, spec, variant, images) for variant in variants}
-    if spec.backend is MemberBackend.AGENT_SANDBOX:
-        pods = {name: sandbox_of(owner, pod) for name, pod in pods.items()}
+    pods = {variant.name: made(_build_member(owner, spec, variant, images)) for variant in variants}
     return {name: restricted(member, {OPENENV_CONTAINER}) for name, member in pods.items()}
 
 

@@ -1,5 +1,6 @@
 """A RolloutFleet's objects: its gateway, its engines, their Service and Secret."""
 
+from collections.abc import Callable
 from typing import Any
 
 from shoal.api.labels import FLEET, MANAGED_BY, MANAGER, OWN_TOKEN, PORTS, ROLE, WORKER_GROUP, Role
@@ -11,7 +12,6 @@ from shoal.builders.images import Images
 from shoal.builders.owner import Owner
 from shoal.builders.pods import PodPlan, build_pod
 from shoal.builders.storage import model_volume, shared_volume
-from shoal.neighbours.lws.manifest import group_of
 
 Manifest = dict[str, Any]
 
@@ -65,16 +65,17 @@ def build_gateway(owner: Owner, spec: RolloutFleetSpec, images: Images) -> Manif
     )
 
 
-def build_engines(owner: Owner, spec: RolloutFleetSpec, images: Images) -> dict[str, Manifest]:
-    """Worker group name -> engine, a pod or a LeaderWorkerSet of one group."""
-    nodes = {group.name: group.nodes for group in spec.worker_groups}
-    pods = build_engine_pods(owner, spec, images)
-    return {name: pod if nodes[name] == 1 else group_of(owner, pod, nodes[name]) for name, pod in pods.items()}
+def build_engines(
+    owner: Owner,
+    spec: RolloutFleetSpec,
+    images: Images,
+    made: Callable[[WorkerGroup, Manifest], Manifest] = lambda _, pod: pod,
+) -> dict[str, Manifest]:
+    """Worker group name -> engine, alone or at the head of several pods.
 
-
-def build_engine_pods(owner: Owner, spec: RolloutFleetSpec, images: Images) -> dict[str, Manifest]:
-    """Worker group name -> the pod that is an engine, alone or at the head of several."""
-    return {group.name: _build_engine(owner, spec, group, images) for group in spec.worker_groups}
+    `made` takes an engine's pod and gives the object that is created in its place; without it that is the pod.
+    """
+    return {group.name: made(group, _build_engine(owner, spec, group, images)) for group in spec.worker_groups}
 
 
 def _build_engine(owner: Owner, spec: RolloutFleetSpec, group: WorkerGroup, images: Images) -> Manifest:

@@ -8,20 +8,17 @@ from pydantic import ValidationError
 
 from shoal.api.addresses import http_url
 from shoal.api.labels import PORTS, Role
+from shoal.api.tolerant import read_conditions
 from shoal.builders.images import Images
 from shoal.builders.network import NetworkSettings
 from shoal.controllers.effects import Effects, Subject
 from shoal.controllers.status import StatusWriter
-from shoal.controllers.stored import read_conditions
 from shoal.controllers.world import World
 from shoal.engine.clock import Clock
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Scraper
-from shoal.kube.discovery import Neighbours
 from shoal.kube.errors import InvalidError
-from shoal.neighbours.kuberay.lookup import RayDesk
-from shoal.neighbours.kueue.lookup import QueueDesk
-from shoal.neighbours.maker import Holders
+from shoal.neighbours.registry import Neighbourhood
 from shoal.planner import conditions
 from shoal.planner.actions import Plan
 from shoal.planner.conditions import Verdict
@@ -49,10 +46,7 @@ class Context:
     images: Images
     network: NetworkSettings
     tokens: TokenPolicy
-    neighbours: Neighbours
-    holders: Holders
-    queues: QueueDesk
-    rays: RayDesk
+    neighbours: Neighbourhood
 
     @property
     def now(self) -> float:

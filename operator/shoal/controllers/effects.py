@@ -17,7 +17,6 @@ from shoal.engine.expectations import Expectations
 from shoal.engine.keys import ObjectKey
 from shoal.engine.recorder import EventRecorder, Reference
 from shoal.kube.client import KubeClient, Propagation
-from shoal.kube.discovery import Neighbours
 from shoal.kube.errors import (
     AlreadyExistsError,
     ApiError,
@@ -34,7 +33,8 @@ from shoal.kube.resources import (
     SERVICES,
     Resource,
 )
-from shoal.neighbours.maker import ExpectedBy, Holders
+from shoal.neighbours.maker import ExpectedBy
+from shoal.neighbours.registry import Neighbourhood
 from shoal.planner.actions import (
     Action,
     Apply,
@@ -97,11 +97,9 @@ class Effects:
         recorder: EventRecorder,
         peers: Peers,
         clock: Clock,
-        holders: Holders,
-        neighbours: Neighbours,
+        neighbours: Neighbourhood,
     ) -> None:
         self._client = client
-        self._holders = holders
         self._neighbours = neighbours
         self._refusals: dict[tuple[str, str], str] = {}
         self._taken: dict[str, str] = {}
@@ -115,7 +113,7 @@ class Effects:
         creations: dict[str, int] = {}
         deletions: set[str] = set()
         for role in roles:
-            for expectations in (self._expectations, *self._holders.expectations()):
+            for expectations in (self._expectations, *self._neighbours.expectations()):
                 pending = expectations.pending((owner.uid, role), self._clock.now())
                 creations[role] = creations.get(role, 0) + len(pending.creations)
                 deletions |= pending.deletions
@@ -205,7 +203,7 @@ class Effects:
 
     def _resource(self, kind: str) -> Resource | None:
         """None for a neighbour's kind that went a moment ago; the next pass says so."""
-        return RESOURCES.get(kind) or self._neighbours.by_kind(kind)
+        return RESOURCES.get(kind) or self._neighbours.resource(kind)
 
     async def _delete_child(self, owner: Owner, kind: str, name: str, uid: str, reason: str) -> None:
         resource = self._resource(kind)
@@ -307,7 +305,7 @@ class Effects:
     def _made_of(self, kind: str) -> tuple[Resource | None, Expectations[ExpectedBy]]:
         if kind == PODS.kind:
             return PODS, self._expectations
-        return self._holders.resource(kind), self._holders.expectations_of(kind)
+        return self._neighbours.resource(kind), self._neighbours.expectations_of(kind)
 
     @staticmethod
     async def _ignore(error: type[ApiError], call: Callable[[], Awaitable[object]]) -> None:

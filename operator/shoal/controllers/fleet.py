@@ -1,11 +1,13 @@
 """RolloutFleet: observe, plan, apply, report."""
 
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
 from shoal.api.labels import PORTS, Role
 from shoal.api.services.models import GatewayStatus
+from shoal.api.tolerant import read_status
 from shoal.api.v1alpha1.rolloutfleet import (
     EnginePhase,
     EngineStatusEntry,
@@ -20,13 +22,11 @@ from shoal.builders.network import fleet_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
-from shoal.controllers.stored import read_status
 from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.kube.resources import ROLLOUT_FLEETS
 from shoal.planner.fleet import FleetDesired, FleetObserved, FleetReading, expectation, plan_fleet
-from shoal.planner.holders import LEADER_WORKER_SET
 from shoal.planner.observed import PodView, Reading
 from shoal.planner.sizing import ScaleMemory
 
@@ -54,7 +54,7 @@ class FleetController:
         if body is None or "deletionTimestamp" in body["metadata"]:
             return Result()
         owner = fleet.fleet_owner(key.name, key.namespace, body["metadata"]["uid"])
-        pods = context.world.engines_of(owner.namespace, owner.uid)
+        pods = context.world.workers_of(owner.namespace, owner.uid)
         tokens = context.world.taken_by(owner.namespace, owner.uid, owner.secret)
         gateway = service_of(pods, Role.GATEWAY)
         subject = Subject(owner, ROLLOUT_FLEETS, gateway.ip if gateway else "", tokens)
@@ -69,14 +69,16 @@ class FleetController:
         plan = plan_fleet(
             spec,
             desired,
-            self._observe(owner, body, pods, spec),
+            self._observe(owner, body, pods, spec, desired),
             self._memory.get(owner.uid, ScaleMemory()),
             context.now,
         )
         self._memory[owner.uid] = plan.memory
         return await context.carry_out(subject, body, plan)
 
-    def _observe(self, owner: Owner, body: Json, pods: list[PodView], spec: RolloutFleetSpec) -> FleetObserved:
+    def _observe(
+        self, owner: Owner, body: Json, pods: list[PodView], spec: RolloutFleetSpec, desired: FleetDesired
+    ) -> FleetObserved:
         context = self._context
         roles = [Role.GATEWAY, Role.ENGINE, *(expectation(group.name) for group in spec.worker_groups)]
         return FleetObserved(
@@ -86,7 +88,7 @@ class FleetController:
             children=context.world.children_of(owner.namespace, owner.uid),
             expected=context.effects.expected(owner, roles),
             gateway=self._reading(owner.uid),
-            blocked=context.holders.blocked(LEADER_WORKER_SET),
+            blocked=context.neighbours.blocked(desired.engines.values()),
         )
 
     def _reading(self, uid: str) -> Reading[FleetReading]:
@@ -106,7 +108,7 @@ def build(owner: Owner, spec: RolloutFleetSpec, context: Context) -> FleetDesire
             *fleet_policies(owner, context.network),
         ),
         gateway=fleet.build_gateway(owner, spec, context.images),
-        engines=fleet.build_engines(owner, spec, context.images),
+        engines=fleet.build_engines(owner, spec, context.images, partial(context.neighbours.engine, owner)),
         selector=fleet.engine_selector(owner.name),
         endpoint=owner.url(Role.GATEWAY, PORTS[Role.GATEWAY]),
     )

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from shoal.api.labels import Role
 from shoal.api.services.trajectories import DataStatus
+from shoal.api.tolerant import part, parts, read_conditions, read_status
 from shoal.api.v1alpha1.jobstatus import (
     EvaluationStatus,
     RewardStatus,
@@ -22,19 +23,16 @@ from shoal.builders.network import job_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
-from shoal.controllers.stored import part, parts, read_conditions, read_status
 from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.engine.store import Store, by_owner_uid
 from shoal.kube.resources import RL_JOBS
-from shoal.neighbours.kuberay import cluster as kuberay
-from shoal.neighbours.kuberay.decisions import NO_CLUSTER, RayView
-from shoal.neighbours.kueue import workload as kueue
-from shoal.neighbours.kueue.decisions import QueueDecision, plan_queue
-from shoal.neighbours.kueue.lookup import RETRY_SECONDS
+from shoal.neighbours.neighbour import JobPass
+from shoal.planner.admission import RETRY_SECONDS, QueueDecision
 from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReading, ended, plan_job
 from shoal.planner.observed import PodView, Reading
+from shoal.planner.rayview import NO_CLUSTER, RayView
 
 Json = dict[str, Any]
 
@@ -68,23 +66,34 @@ class JobController:
             return Result()
         data = service_of(pods, Role.DATA)
         context.scraper.set_targets(owner.uid, {Role.DATA: Target(url_of(data), DataStatus)} if data else {})
-        queue = await self._queue(owner, body, spec)
-        spec = kueue.placed(spec, queue.admission)
-        observed = self._observe(owner, body, pods, spec, queue)
+        at_work = self._pass(owner, body, spec)
+        queue = await context.neighbours.admit(at_work)
+        spec = context.neighbours.placed(spec, queue)
+        ray = context.neighbours.ray_cluster(replace(at_work, spec=spec))
+        observed = self._observe(owner, body, pods, spec, queue, ray)
         plan = plan_job(spec, build(owner, spec, context, observed.ray), observed, context.now)
         if queue.retry:
             plan = replace(plan, requeue_after=RETRY_SECONDS)
         return await context.carry_out(subject, body, plan)
 
-    async def _queue(self, owner: Owner, body: Json, spec: RLJobSpec) -> QueueDecision:
-        context = self._context
+    def _pass(self, owner: Owner, body: Json, spec: RLJobSpec) -> JobPass:
+        context, world = self._context, self._context.world
         status = read_status(RLJobStatus, context.status.current(body))
-        seen = await context.queues.look(owner, body, spec, status, context.effects.refusal(owner, "Workload"))
         over = ended(status)
-        return plan_queue(seen, suspended=spec.suspend, end=over[0] if over else None, now=context.now)
+        return JobPass(
+            owner=owner,
+            labels=body["metadata"].get("labels") or {},
+            spec=spec,
+            status=status,
+            end=over[0] if over else None,
+            now=context.now,
+            pods=lambda: world.job_pods(owner.namespace, owner.uid),
+            unseen=lambda: context.neighbours.unseen(owner.namespace, owner.uid),
+            refusal=lambda kind: context.effects.refusal(owner, kind),
+        )
 
     def _observe(
-        self, owner: Owner, body: Json, pods: list[PodView], spec: RLJobSpec, queue: QueueDecision
+        self, owner: Owner, body: Json, pods: list[PodView], spec: RLJobSpec, queue: QueueDecision, ray: RayView
     ) -> JobObserved:
         context = self._context
         world = context.world
@@ -111,7 +120,7 @@ class JobController:
             ],
             data=self._reading(owner.uid),
             queue=queue,
-            ray=context.rays.look(owner, spec, context.effects.refusal(owner, kuberay.KIND)),
+            ray=ray,
         )
 
     def _fleet(self, owner: Owner, key: ObjectKey, *, owned: bool) -> DependencyView:
@@ -139,10 +148,9 @@ def build(owner: Owner, spec: RLJobSpec, context: Context, ray: RayView = NO_CLU
 
     def children(*, resting: bool) -> list[Json]:
         owned = job.build_owned(owner, spec, resting=resting)
-        return [*own, *owned, *kuberay.build_ray_cluster(owner, spec, context.images, resting=resting)]
+        return [*own, *owned, *context.neighbours.job_children(owner, spec, resting=resting)]
 
-    template = kuberay.with_token(spec.trainer.template, ray.token_secret)
-    trains = spec.model_copy(update={"trainer": spec.trainer.model_copy(update={"template": template})})
+    trains = context.neighbours.trainer(spec, ray)
     return JobDesired(
         children=children(resting=False),
         resting=children(resting=True),
@@ -203,11 +211,9 @@ def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def uses(body: Json, kind: str, name: str) -> bool:
-    """Whether the job (as stored, also amiss) uses this fleet, this pool or this RayCluster."""
+def uses(kind: str, body: Json, name: str) -> bool:
+    """Return whether the job, which may not validate, uses this fleet or pool."""
     owner, spec = body["metadata"]["name"], part(body, "spec")
-    if kind == "RayCluster":
-        return name == (part(spec, "trainer", "ray", "clusterRef").get("name") or f"{owner}-ray")
     if kind == "RolloutFleet":
         return name == (part(spec, "fleet", "ref").get("name") or f"{owner}-fleet")
     sources = parts(spec, "environments")

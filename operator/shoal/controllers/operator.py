@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shoal.api.labels import MANAGED_BY, MANAGER
 from shoal.api.v1alpha1 import EnvironmentPool, RLJob, RolloutFleet
 from shoal.builders.images import Images
 from shoal.builders.network import NetworkSettings
 from shoal.controllers.context import Context
-from shoal.controllers.effects import Effects, ExpectedBy
+from shoal.controllers.effects import Effects
 from shoal.controllers.fleet import FleetController
-from shoal.controllers.job import JobController
+from shoal.controllers.job import JobController, uses
 from shoal.controllers.peers import Peers
 from shoal.controllers.pool import PoolController
 from shoal.controllers.preflight import Kind, Preflight
@@ -35,22 +34,17 @@ from shoal.engine.reflector import Reflector
 from shoal.engine.scrape import Scraper
 from shoal.engine.shell import ShellSettings, run_shell
 from shoal.engine.store import Change, ChangeType
-from shoal.engine.visitor import NeighbourReflector
 from shoal.kube.client import KubeClient
-from shoal.kube.discovery import Neighbour, Neighbours
+from shoal.kube.discovery import Discovery
 from shoal.kube.kubeconfig import find_source
 from shoal.kube.resources import ENVIRONMENT_POOLS, NETWORK_POLICIES, PODS, RL_JOBS, ROLLOUT_FLEETS, SECRETS, SERVICES
-from shoal.neighbours.kuberay.lookup import RayDesk
-from shoal.neighbours.kueue.lookup import QueueDesk
-from shoal.neighbours.maker import PLURALS, Holders
-from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX
+from shoal.neighbours.maker import ExpectedBy
+from shoal.neighbours.neighbour import MANAGED, Surroundings
+from shoal.neighbours.registry import NEEDS, Neighbourhood, rules_for
 from shoal.planner.tokens import TokenPolicy
 
 COLLECT_AFTER = (100_000, 20, 20)
 """Thresholds of the three generations of Python's garbage collector."""
-
-MANAGED = f"{MANAGED_BY}={MANAGER}"
-"""Label selection of the objects that the operator caches; a cluster's other pods never reach it."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +92,15 @@ def run_operator(settings: OperatorSettings) -> None:
 def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
     """Everything wired together, not yet running."""
     clock = SystemClock()
-    world = World()
+    discovery = Discovery(client, NEEDS, sleep=clock.sleep)
+    neighbours = Neighbourhood(Surroundings(client, discovery, settings.images, clock, settings.namespace))
+    world = World(neighbours)
     expectations: Expectations[ExpectedBy] = Expectations()
     recorder = EventRecorder(client, instance=socket.gethostname())
     scraper: Scraper[str] = Scraper()
     peers = Peers()
-    neighbours = Neighbours(client, sleep=clock.sleep)
-    holders = Holders(neighbours)
-    effects = Effects(client, expectations, recorder, peers, clock, holders, neighbours)
-    queues = QueueDesk(client, neighbours, world, settings.images, clock)
+    effects = Effects(client, expectations, recorder, peers, clock, neighbours)
     status = StatusWriter(client)
-    rays = RayDesk(world)
     context = Context(
         world,
         effects,
@@ -119,15 +111,12 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
         settings.network,
         settings.tokens,
         neighbours,
-        holders,
-        queues,
-        rays,
     )
     manager = Manager(client, elector=_elector(client, settings), clock=clock)
-    background = {"events": recorder.run, "scraper": scraper.run, "peers": peers.run, "neighbours": neighbours.run}
+    background = {"events": recorder.run, "scraper": scraper.run, "peers": peers.run, "neighbours": discovery.run}
     for name, run in background.items():
         manager.add_background(name, run)
-    _wire(manager, client, context, expectations, settings)
+    _wire(manager, client, context, expectations, discovery, settings)
     return manager
 
 
@@ -149,6 +138,7 @@ def _wire(
     client: KubeClient,
     context: Context,
     expectations: Expectations[ExpectedBy],
+    discovery: Discovery,
     settings: OperatorSettings,
 ) -> None:
     """Connect each cache to the queues that its changes wake."""
@@ -178,7 +168,7 @@ def _wire(
         reflector.on_change(partial(wiring.resource_changed, queues[name]))
         reflector.on_change(gone)
         if name != "jobs":
-            reflector.on_change(partial(wiring.dependency_changed, queues["jobs"], resource.kind))
+            reflector.on_change(partial(wiring.dependency_changed, queues["jobs"], partial(uses, resource.kind)))
             reflector.on_change(wiring.child_changed)
     pods = manager.add_reflector(Reflector(client, PODS, world.pods, namespace=settings.namespace, labels=MANAGED))
     pods.on_change(expectations.observe)
@@ -189,42 +179,30 @@ def _wire(
             Reflector(client, resource, children, namespace=settings.namespace, labels=MANAGED)
         )
         reflector_.on_change(wiring.child_changed)
-    for kind, held in ((SANDBOX, world.sandboxes), (LEADER_WORKER_SET, world.leader_worker_sets)):
-        holders = NeighbourReflector(
-            client, context.neighbours, *PLURALS[kind], held, namespace=settings.namespace, labels=MANAGED
-        )
-        context.holders.follow(kind, manager.add_reflector(holders))
-        holders.on_change(wiring.child_changed)
-        holders.on_complete(wiring.wake_all)
-    workloads = NeighbourReflector(
-        client,
-        context.neighbours,
-        Neighbour.KUEUE,
-        "workloads",
-        world.workloads,
-        namespace=settings.namespace,
-        labels=MANAGED,
-    )
-    context.queues.follow(manager.add_reflector(workloads))
-    # Not by label: a job may train on a RayCluster that somebody else made.
-    clusters = NeighbourReflector(
-        client, context.neighbours, Neighbour.KUBERAY, "rayclusters", world.ray_clusters, namespace=settings.namespace
-    )
-    context.rays.follow(manager.add_reflector(clusters))
-    clusters.on_change(partial(wiring.dependency_changed, queues["jobs"], "RayCluster"))
-    for visitor in (workloads, clusters):
-        visitor.on_change(wiring.child_changed)
-        visitor.on_complete(wiring.wake_all)
+    for neighbour in context.neighbours.all:
+        for mirror in neighbour.reflectors:
+            manager.add_reflector(mirror)
+            if neighbour.dependency:
+                mirror.on_change(partial(wiring.dependency_changed, queues["jobs"], neighbour.uses))
+            mirror.on_change(wiring.child_changed)
+            mirror.on_complete(wiring.wake_all)
     context.scraper.on_change(wiring.wake)
-    context.neighbours.on_change(wiring.wake_all)
-    _check(manager, client, context, settings, wiring)
+    discovery.on_change(wiring.wake_all)
+    _check(manager, client, context, discovery, settings, wiring)
 
 
 _OWN = frozenset({ENVIRONMENT_POOLS, ROLLOUT_FLEETS, RL_JOBS})
 _SHARED = frozenset({PODS, SERVICES, SECRETS})
 
 
-def _check(manager: Manager, client: KubeClient, context: Context, settings: OperatorSettings, wiring: Wiring) -> None:
+def _check(
+    manager: Manager,
+    client: KubeClient,
+    context: Context,
+    discovery: Discovery,
+    settings: OperatorSettings,
+    wiring: Wiring,
+) -> None:
     """Let each kind begin once its own caches are complete, and look for what stands in its way."""
     world = context.world
     shared = _SHARED | {NETWORK_POLICIES} if settings.network.enabled else _SHARED
@@ -244,7 +222,8 @@ def _check(manager: Manager, client: KubeClient, context: Context, settings: Ope
         manager,
         kinds,
         context.status,
-        context.neighbours,
+        discovery,
+        lambda: rules_for(context.neighbours.installed),
         places,
         context.clock,
         elects=settings.leader_elect,

@@ -1,12 +1,14 @@
 """EnvironmentPool: observe, plan, apply, report."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
 from shoal.api.labels import PORTS, Role
 from shoal.api.services.leases import BrokerStatus
+from shoal.api.tolerant import read_status
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus, PoolUsage
 from shoal.builders import environment
 from shoal.builders.children import build_service, build_tokens
@@ -14,12 +16,10 @@ from shoal.builders.network import pool_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.effects import Subject
-from shoal.controllers.stored import read_status
 from shoal.engine.keys import ObjectKey
 from shoal.engine.manager import Result
 from shoal.engine.scrape import Target
 from shoal.kube.resources import ENVIRONMENT_POOLS
-from shoal.planner.holders import SANDBOX
 from shoal.planner.observed import PodView, Reading
 from shoal.planner.pool import (
     MemberSlots,
@@ -58,7 +58,7 @@ class PoolController:
         if body is None or "deletionTimestamp" in body["metadata"]:
             return Result()
         owner = environment.pool_owner(key.name, key.namespace, body["metadata"]["uid"])
-        pods = context.world.members_of(owner.namespace, owner.uid)
+        pods = context.world.workers_of(owner.namespace, owner.uid)
         tokens = context.world.taken_by(owner.namespace, owner.uid, owner.secret)
         broker = service_of(pods, Role.BROKER)
         subject = Subject(owner, ENVIRONMENT_POOLS, broker.ip if broker else "", tokens)
@@ -83,7 +83,6 @@ class PoolController:
     def _observe(self, owner: Owner, body: Json, pods: list[PodView], desired: PoolDesired) -> PoolObserved:
         context = self._context
         roles = [Role.BROKER, Role.ENVIRONMENT, *(expectation(variant) for variant in desired.members)]
-        kinds = {manifest["kind"] for manifest in desired.members.values()}
         return PoolObserved(
             generation=body["metadata"].get("generation", 0),
             status=read_status(EnvironmentPoolStatus, context.status.current(body)),
@@ -91,7 +90,7 @@ class PoolController:
             children=context.world.children_of(owner.namespace, owner.uid),
             expected=context.effects.expected(owner, roles),
             broker=self._reading(owner.uid),
-            blocked=context.holders.blocked(SANDBOX) if SANDBOX in kinds else None,
+            blocked=context.neighbours.blocked(desired.members.values()),
         )
 
     def _reading(self, uid: str) -> Reading[PoolReading]:
@@ -111,7 +110,7 @@ def build(owner: Owner, spec: EnvironmentPoolSpec, context: Context) -> PoolDesi
             *pool_policies(owner, spec.isolation, context.network),
         ),
         broker=environment.build_broker(owner, spec, context.images),
-        members=environment.build_members(owner, spec, context.images),
+        members=environment.build_members(owner, spec, context.images, partial(context.neighbours.member, owner, spec)),
         selector=environment.member_selector(owner.name),
         endpoint=owner.url(Role.BROKER, PORTS[Role.BROKER]),
     )

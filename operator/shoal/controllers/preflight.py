@@ -17,11 +17,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from shoal.api.tolerant import part
 from shoal.controllers.definitions import Lack, find_lack
 from shoal.controllers.job import OPERATOR
 from shoal.controllers.review import Gap, Places, account, describe, find_gaps
 from shoal.controllers.status import StatusWriter
-from shoal.controllers.stored import part
 from shoal.controllers.trouble import (
     DEFINITION_MISSING,
     DEFINITION_OUTDATED,
@@ -35,9 +35,9 @@ from shoal.engine.clock import Clock
 from shoal.engine.manager import Manager
 from shoal.engine.store import Store
 from shoal.kube.client import KubeClient
-from shoal.kube.discovery import Neighbour, Neighbours
+from shoal.kube.discovery import Discovery
 from shoal.kube.errors import ApiError, ForbiddenError, NotFoundError
-from shoal.kube.permissions import FOLLOW, Rule, rules_for
+from shoal.kube.permissions import FOLLOW, Rule
 from shoal.kube.resources import LEASES, SHOAL_GROUP, Resource
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ class Preflight:
         manager: Manager,
         kinds: Sequence[Kind],
         status: StatusWriter,
-        neighbours: Neighbours,
+        discovery: Discovery,
+        rules: Callable[[], list[Rule]],
         places: Places,
         clock: Clock,
         *,
@@ -85,7 +86,8 @@ class Preflight:
     ) -> None:
         self._client, self._manager, self._status = client, manager, status
         self._kinds = {kind.resource.plural: kind for kind in kinds}
-        self._neighbours, self._places, self._clock = neighbours, places, clock
+        self._discovery, self._places, self._clock = discovery, places, clock
+        self._granted = rules
         self._elects = elects
         self._wake = wake
         self._overlay = TroubleOverlay(clock.wall)
@@ -124,7 +126,7 @@ class Preflight:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        await self._neighbours.looked.wait()
+        await self._discovery.looked.wait()
         while True:
             self._asked.clear()
             with suppress(ApiError, ExceptionGroup, TimeoutError):
@@ -165,8 +167,7 @@ class Preflight:
         return hindered or bool(self._misses) or self._review or self._puzzled > 0
 
     def _rules(self) -> list[Rule]:
-        present = [neighbour for neighbour in Neighbour if self._neighbours.available(neighbour)]
-        return [rule for rule in rules_for(present) if self._elects or LEASES.plural not in rule.resources]
+        return [rule for rule in self._granted() if self._elects or LEASES.plural not in rule.resources]
 
     def _judge(self) -> list[Trouble]:
         troubles = []
@@ -175,7 +176,7 @@ class Preflight:
         if self._lack.fields:
             troubles.append(self._outdated(self._lack.fields))
         for gaps in (
-            [gap for gap in self._gaps if gap.rule.when is None],
+            [gap for gap in self._gaps if not gap.rule.when],
             [gap for gap in self._gaps if gap.rule.when],
         ):
             if gaps:
@@ -212,7 +213,7 @@ class Preflight:
         return Trouble(PERMISSION_MISSING, message, frozenset().union(*kinds), frozenset().union(*holds))
 
     def _hindered(self, gap: Gap) -> frozenset[str]:
-        if gap.rule.when is not None:
+        if gap.rule.when:
             return frozenset()  # told of on the objects that want the neighbour, by their own plans
         plural = gap.resource.partition("/")[0]
         hindered = self._needing(lambda need: (need.group, need.plural) == (gap.rule.group, plural))

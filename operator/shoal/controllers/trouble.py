@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.api.base import Condition
-from shoal.controllers.stored import parts, read_conditions
+from shoal.api.tolerant import parts, read_conditions
 from shoal.kube.resources import Resource
 from shoal.planner import conditions
 from shoal.planner.conditions import Verdict

@@ -1,13 +1,14 @@
 """Which change wakes which resource."""
 
+from collections.abc import Callable
 from typing import Any
 
-from shoal.controllers.job import uses
 from shoal.controllers.world import ROOT_UID, World
 from shoal.engine.keys import ObjectKey
 from shoal.engine.store import OWNER_UID, Change, ChangeType
 from shoal.engine.workqueue import WorkQueue
 
+Json = dict[str, Any]
 Queue = WorkQueue[ObjectKey]
 
 
@@ -51,8 +52,8 @@ class Wiring:
         for queue, key in self._homes.values():
             queue.add(key)
 
-    def dependency_changed(self, jobs: Queue, kind: str, change: Change[Any]) -> None:
-        """A pool or fleet changed: work on the jobs that use it."""
+    def dependency_changed(self, jobs: Queue, uses: Callable[[Json, str], bool], change: Change[Any]) -> None:
+        """Work on the jobs that use what has changed; `uses` takes a job and the name of what it may use."""
         for entry in self._world.jobs.entries():
-            if entry.key.namespace == change.key.namespace and uses(entry.value, kind, change.key.name):
+            if entry.key.namespace == change.key.namespace and uses(entry.value, change.key.name):
                 jobs.add(entry.key)

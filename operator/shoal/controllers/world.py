@@ -6,9 +6,7 @@ from typing import Any
 from shoal.api import labels
 from shoal.api.labels import SPEC_HASH
 from shoal.engine.store import OWNER_UID, Store, by_label, by_owner_uid
-from shoal.neighbours.kuberay.decisions import RayClusterView, view_ray_cluster
-from shoal.neighbours.kueue.decisions import WorkloadView, view_workload
-from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX, SET_NAME, Held, as_pod, read_holder
+from shoal.neighbours.registry import Neighbourhood
 from shoal.planner.observed import PodView, view
 from shoal.planner.tokens import TokenView, view_token
 
@@ -17,8 +15,6 @@ Json = dict[str, Any]
 
 ROOT_UID = "root"
 """Index of pods that another operator makes for us, by the UID of the Shoal resource behind them."""
-SET = "set"
-"""Index of a LeaderWorkerSet's pods, which StatefulSets own: by that UID and the set's name, used only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +52,17 @@ def trim_resource(body: Json) -> Json:
     return {"spec": {}, **body, "metadata": metadata, "status": status if isinstance(status, dict) else {}}
 
 
-def _by_set(body: Json) -> list[str]:
-    found = body["metadata"].get("labels") or {}
-    return [f"{found[labels.OWNER_UID]}/{found[SET_NAME]}"] if SET_NAME in found and labels.OWNER_UID in found else []
-
-
 class World:
     """The caches. Pods and children are found by the UID of their owner, never by name alone.
 
     And in its namespace alone: whoever may read a UID could else pass off a pod of another namespace as a broker.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, neighbours: Neighbourhood) -> None:
         owned = {OWNER_UID: by_owner_uid}
-        by_maker = {ROOT_UID: by_label(labels.OWNER_UID), SET: _by_set}
+        by_maker = {ROOT_UID: by_label(labels.OWNER_UID), **neighbours.pod_indexes}
+        self._neighbours = neighbours
         self.pods: Store[PodView] = Store(trim_pod, owned | by_maker)
-        self.sandboxes: Store[Held] = Store(read_holder(SANDBOX), owned)
-        self.leader_worker_sets: Store[Held] = Store(read_holder(LEADER_WORKER_SET), owned)
-        self.workloads: Store[WorkloadView] = Store(view_workload, owned)
-        self.ray_clusters: Store[RayClusterView] = Store(view_ray_cluster, owned)
         self.services: Store[Child] = Store(trim_child("Service"), owned)
         self.tokens: Store[TokenView] = Store(view_token, owned)
         self.policies: Store[Child] = Store(trim_child("NetworkPolicy"), owned)
@@ -86,16 +74,17 @@ class World:
         """Pods that the resource with this UID controls."""
         return self.pods.by_index(OWNER_UID, uid, namespace)
 
-    def members_of(self, namespace: str, uid: str) -> list[PodView]:
-        """As `pods_of`, with the pods that are, or are to be, made from the resource's Sandboxes."""
-        held = self.sandboxes.by_index(OWNER_UID, uid, namespace)
-        return self.pods_of(namespace, uid) + [as_pod(each, self.pods_of(namespace, each.uid)) for each in held]
+    def workers_of(self, namespace: str, uid: str) -> list[PodView]:
+        """As `pods_of`, with one pod for each object that the resource owns in a pod's place."""
+        return self.pods_of(namespace, uid) + self._neighbours.pods_of(self.pods, namespace, uid)
 
-    def engines_of(self, namespace: str, uid: str) -> list[PodView]:
-        """As `pods_of`, with one pod for each of the resource's LeaderWorkerSets."""
-        held = self.leader_worker_sets.by_index(OWNER_UID, uid, namespace)
-        sets = [as_pod(each, self.pods.by_index(SET, f"{uid}/{each.name}", namespace)) for each in held]
-        return self.pods_of(namespace, uid) + sets
+    def job_pods(self, namespace: str, uid: str) -> list[PodView]:
+        """Pods of the job with this UID, and of the pools and fleets that it owns."""
+        pods = self.pods_of(namespace, uid)
+        for owned in (self.pools, self.fleets):
+            for body in owned.by_index(OWNER_UID, uid, namespace):
+                pods = pods + self.workers_of(namespace, body["metadata"]["uid"])
+        return pods
 
     def children_of(self, namespace: str, uid: str) -> dict[tuple[str, str], str]:
         """(kind, name) -> hash of what the resource with this UID controls, less pods, their makers and Workloads."""
@@ -103,8 +92,7 @@ class World:
         children = [child for store in stores for child in store.by_index(OWNER_UID, uid, namespace)]
         present = {(child.kind, child.name): child.spec_hash for child in children}
         present |= {("Secret", held.name): "" for held in self.tokens_of(namespace, uid)}
-        clusters = self.ray_clusters.by_index(OWNER_UID, uid, namespace)
-        present |= {("RayCluster", each.name): each.spec_hash for each in clusters}
+        present |= self._neighbours.children_of(namespace, uid)
         for kind, resources in (("EnvironmentPool", self.pools), ("RolloutFleet", self.fleets)):
             for body in resources.by_index(OWNER_UID, uid, namespace):
                 digest = (body["metadata"].get("annotations") or {}).get(SPEC_HASH, "")

@@ -5,7 +5,8 @@ from pathlib import Path
 import yaml
 
 from shoal.crdgen import generate, values
-from shoal.kube.permissions import RULES, Rule
+from shoal.kube.permissions import Rule
+from shoal.neighbours.registry import ALL_RULES
 
 HEADER = (
     "# Generated from operator/shoal/kube/permissions.py by `python -m shoal.crdgen`; change the list, not this file.\n"
@@ -14,7 +15,7 @@ HEADER = (
 
 def files(chart: Path) -> dict[str, str]:
     """Path inside the chart -> content."""
-    rules = HEADER + yaml.safe_dump([_rule(rule) for rule in RULES], sort_keys=False, width=120)
+    rules = HEADER + yaml.safe_dump([_rule(rule) for rule in ALL_RULES], sort_keys=False, width=120)
     wanted = {"files/rules.yaml": rules} | {f"files/crds/{name}": text for name, text in generate.files().items()}
     return wanted | ({"README.md": values.readme(chart)} if (chart / "README.md").exists() else {})
 
@@ -40,7 +41,7 @@ def _rule(rule: Rule) -> dict[str, object]:
     return {
         "why": rule.why,
         "scope": rule.scope.value,
-        "when": rule.when.value if rule.when else "",
+        "when": rule.when,
         "apiGroups": [rule.group],
         "resources": list(rule.resources),
         "verbs": list(rule.granted),

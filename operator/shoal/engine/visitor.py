@@ -11,7 +11,7 @@ from shoal.engine.clock import Clock
 from shoal.engine.reflector import Reflector
 from shoal.engine.store import Store
 from shoal.kube.client import KubeClient
-from shoal.kube.discovery import Neighbour, Neighbours
+from shoal.kube.discovery import Discovery
 from shoal.kube.errors import ApiError, ForbiddenError
 from shoal.kube.resources import Resource
 
@@ -37,8 +37,8 @@ class NeighbourReflector(Reflector[T], Generic[T]):
     def __init__(
         self,
         client: KubeClient,
-        neighbours: Neighbours,
-        neighbour: Neighbour,
+        discovery: Discovery,
+        neighbour: str,
         plural: str,
         store: Store[T],
         *,
@@ -48,14 +48,14 @@ class NeighbourReflector(Reflector[T], Generic[T]):
     ) -> None:
         absent = Resource("", "", plural, plural)
         super().__init__(client, absent, store, namespace=namespace, labels=labels, clock=clock)
-        self._neighbours = neighbours
+        self._discovery = discovery
         self._where = (neighbour, plural)
         self._wanted_namespace = namespace
         self._complete = False
         self._refusal = ""
         self._moved = asyncio.Event()
         self._completed: list[Callable[[], None]] = []
-        neighbours.on_change(self._moved.set)
+        discovery.on_change(self._moved.set)
 
     @property
     def complete(self) -> bool:
@@ -70,7 +70,7 @@ class NeighbourReflector(Reflector[T], Generic[T]):
     @property
     def sight(self) -> Sight:
         """What `store` is worth now: everything, or why not."""
-        if not self._neighbours.available(self._where[0]):
+        if not self._discovery.available(self._where[0]):
             return Sight.ABSENT
         if self._complete:
             return Sight.CLEAR
@@ -82,10 +82,10 @@ class NeighbourReflector(Reflector[T], Generic[T]):
 
     async def run(self) -> None:
         """Follow and rest until cancelled."""
-        await self._neighbours.looked.wait()
+        await self._discovery.looked.wait()
         while True:
             self._moved.clear()
-            resource = self._neighbours.resource(*self._where)
+            resource = self._discovery.resource(*self._where)
             if resource is None:
                 self._rest()
                 await self._moved.wait()
@@ -118,7 +118,7 @@ class NeighbourReflector(Reflector[T], Generic[T]):
         self._version = None
         following = asyncio.create_task(super().run())
         try:
-            while self._neighbours.resource(*self._where) == resource:
+            while self._discovery.resource(*self._where) == resource:
                 moved = asyncio.create_task(self._moved.wait())
                 await asyncio.wait({following, moved}, return_when=asyncio.FIRST_COMPLETED)
                 moved.cancel()

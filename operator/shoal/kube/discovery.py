@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from shoal.kube.client import KubeClient
 from shoal.kube.errors import ApiError, NotFoundError
@@ -27,16 +26,6 @@ MISSED_LOOKS = 2
 as if no custom resource existed, and jobs must not stop for that."""
 
 
-class Neighbour(StrEnum):
-    """An operator that Shoal works with where it is installed."""
-
-    KUEUE = "kueue"
-    KUBERAY = "kuberay"
-    AGENT_SANDBOX = "agent-sandbox"
-    LEADER_WORKER_SET = "leaderworkerset"
-    PROMETHEUS_OPERATOR = "prometheus-operator"
-
-
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of a neighbour's that Shoal reads or writes."""
@@ -50,6 +39,8 @@ class Kind:
 class Need:
     """What must be served for a neighbour to count as there: these kinds, all in one of these versions (best first)."""
 
+    name: str
+    """The neighbour's name, by which permissions, logs and the chart know it."""
     group: str
     versions: tuple[str, ...]
     kinds: tuple[Kind, ...]
@@ -61,37 +52,22 @@ class Need:
         }
 
 
-NEEDS: Mapping[Neighbour, Need] = {
-    Neighbour.KUEUE: Need(
-        "kueue.x-k8s.io",
-        ("v1beta2", "v1beta1"),
-        (
-            Kind("workloads", "Workload"),
-            Kind("resourceflavors", "ResourceFlavor", namespaced=False),
-            Kind("workloadpriorityclasses", "WorkloadPriorityClass", namespaced=False),
-        ),
-    ),
-    Neighbour.KUBERAY: Need("ray.io", ("v1",), (Kind("rayclusters", "RayCluster"),)),
-    Neighbour.AGENT_SANDBOX: Need("agents.x-k8s.io", ("v1beta1", "v1alpha1"), (Kind("sandboxes", "Sandbox"),)),
-    Neighbour.LEADER_WORKER_SET: Need(
-        "leaderworkerset.x-k8s.io", ("v1",), (Kind("leaderworkersets", "LeaderWorkerSet"),)
-    ),
-    Neighbour.PROMETHEUS_OPERATOR: Need("monitoring.coreos.com", ("v1",), (Kind("podmonitors", "PodMonitor"),)),
-}
-
-Found = dict[Neighbour, dict[str, Resource]]
-"""The neighbours that are there, with their resources by plural, in the version to speak."""
+Found = dict[str, dict[str, Resource]]
+"""The neighbours that are there by name, with their resources by plural, in the version to speak."""
 
 
-async def discover(client: KubeClient) -> Found:
-    """Ask once; a neighbour that is absent is not in the answer. Raises `ApiError` when the server cannot say."""
+async def discover(client: KubeClient, needs: Sequence[Need]) -> Found:
+    """Ask once for these neighbours; one that is absent is not in the answer.
+
+    Raises `ApiError` when the server cannot say.
+    """
     groups = {group["name"]: group for group in (await client.get_path("/apis")).get("groups") or []}
     found: Found = {}
-    for neighbour, need in NEEDS.items():
+    for need in needs:
         served = [each["version"] for each in groups.get(need.group, {}).get("versions") or []]
         for version in need.versions:
             if version in served and await _serves(client, need, version):
-                found[neighbour] = need.resources(version)
+                found[need.name] = need.resources(version)
                 break
     return found
 
@@ -105,24 +81,31 @@ async def _serves(client: KubeClient, need: Need, version: str) -> bool:
     return all(kind.plural in names for kind in need.kinds)
 
 
-class Neighbours:
-    """Remembers who is there and asks again while `run` runs."""
+class Discovery:
+    """Remembers which neighbours are there and asks again while `run` runs."""
 
-    def __init__(self, client: KubeClient, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        needs: Sequence[Need],
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.looked = asyncio.Event()
         """Set once the server has answered for the first time; before that nobody is there."""
         self._client = client
+        self._needs = tuple(needs)
         self._sleep = sleep
         self._found: Found = {}
-        self._missed: dict[Neighbour, int] = {}
+        self._missed: dict[str, int] = {}
         self._observers: list[Callable[[], None]] = []
         self._complained = False
 
-    def available(self, neighbour: Neighbour) -> bool:
+    def available(self, neighbour: str) -> bool:
         """Whether this neighbour's resources can be read and written."""
         return neighbour in self._found
 
-    def resource(self, neighbour: Neighbour, plural: str) -> Resource | None:
+    def resource(self, neighbour: str, plural: str) -> Resource | None:
         """The neighbour's resource in the version that the server serves, or None while it is not there."""
         return self._found.get(neighbour, {}).get(plural)
 
@@ -144,7 +127,7 @@ class Neighbours:
     async def look(self) -> bool:
         """Look once; returns whether the answer is certain (the server spoke, and nobody has just gone missing)."""
         try:
-            fresh = await discover(self._client)
+            fresh = await discover(self._client, self._needs)
         except ApiError as error:
             if not self._complained:
                 log.warning("cannot see which operators are installed, retrying: %s", error)
@@ -168,7 +151,7 @@ class Neighbours:
         return not doubtful
 
     def _tell(self, before: Found) -> None:
-        for neighbour in Neighbour:
+        for neighbour in (need.name for need in self._needs):
             if (neighbour in before) != (neighbour in self._found):
                 log.info("%s is %s", neighbour, "there" if neighbour in self._found else "gone")
         for observer in self._observers:

@@ -1,15 +1,14 @@
-"""Every permission that the operator needs, once; the chart's roles, the start-up check and the audit test read it.
+"""Every permission that the operator itself needs, once; the chart, the start-up check and the audit test read it.
 
-Whoever adds a call to the API server adds its rule. There are no wildcards, so what is not here cannot be done.
+A new call to the API server takes a new rule here, or in the neighbour's folder that makes the call
+(`shoal.neighbours.registry.ALL_RULES` joins both). No rule has a wildcard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shoal.kube.discovery import Neighbour
 from shoal.kube.resources import SHOAL_GROUP
 
 
@@ -33,7 +32,7 @@ class Rule:
         resources: plurals, with a subresource as `plural/subresource`.
         verbs: what the operator asks for; each of them is seen in an audit log.
         why: what it is needed for, in one line.
-        when: the neighbour that it is for; None for what is needed always.
+        when: name of the neighbour that it is for; "" for what is needed always.
         scope: where it must hold.
         implied: verbs that the API server demands beside the one asked for, and that no audit log shows.
     """
@@ -42,7 +41,7 @@ class Rule:
     resources: tuple[str, ...]
     verbs: tuple[str, ...]
     why: str
-    when: Neighbour | None = None
+    when: str = ""
     scope: Scope = Scope.WATCHED
     implied: tuple[str, ...] = ()
 
@@ -57,7 +56,6 @@ CREATED_BY_APPLY = ("create",)
 """Server-side apply asks to patch; when the object is not there yet, the API server demands `create` as well."""
 
 _KINDS = ("environmentpools", "rolloutfleets", "rljobs")
-_KUEUE = "kueue.x-k8s.io"
 
 RULES: tuple[Rule, ...] = (
     Rule(SHOAL_GROUP, _KINDS, FOLLOW, "Follow pools, fleets and jobs."),
@@ -87,27 +85,4 @@ RULES: tuple[Rule, ...] = (
     Rule("", ("events",), ("create", "patch"), "Say what happened, and how often."),
     Rule("coordination.k8s.io", ("leases",), ("get", "create", "update"), "Elect one of several operators.",
          scope=Scope.OWN),
-    # --- where Kueue is installed
-    Rule(_KUEUE, ("workloads",), (*FOLLOW, "patch", "delete"), "Queue a job.", Neighbour.KUEUE,
-         implied=CREATED_BY_APPLY),
-    Rule(_KUEUE, ("workloads/status",), ("patch",), "Tell Kueue how a queued job fares.", Neighbour.KUEUE),
-    Rule(_KUEUE, ("resourceflavors", "workloadpriorityclasses"), ("get",), "Read where and when Kueue admits.",
-         Neighbour.KUEUE, Scope.CLUSTER),
-    Rule("scheduling.k8s.io", ("priorityclasses",), ("get",), "Queue a job at the priority of its pods.",
-         Neighbour.KUEUE, Scope.CLUSTER),
-    # --- where KubeRay is installed
-    Rule("ray.io", ("rayclusters",), (*FOLLOW, "patch"), "Train on a RayCluster.", Neighbour.KUBERAY,
-         implied=CREATED_BY_APPLY),
-    # --- where agent-sandbox is installed
-    Rule("agents.x-k8s.io", ("sandboxes",), (*FOLLOW, "create", "delete"), "Make members from Sandboxes.",
-         Neighbour.AGENT_SANDBOX),
-    # --- where LeaderWorkerSet is installed
-    Rule("leaderworkerset.x-k8s.io", ("leaderworkersets",), (*FOLLOW, "create", "delete"),
-         "Spread an engine over several nodes.", Neighbour.LEADER_WORKER_SET),
 )  # fmt: skip
-
-
-def rules_for(neighbours: Iterable[Neighbour] = ()) -> list[Rule]:
-    """The rules that are needed beside these neighbours."""
-    present = set(neighbours)
-    return [rule for rule in RULES if rule.when is None or rule.when in present]

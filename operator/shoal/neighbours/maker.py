@@ -1,76 +1,80 @@
-"""The kinds of other operators that pods are made from: whether they can be used now, and what is expected of them."""
+"""Neighbours whose objects stand for pods: their controllers make a pod from each object that Shoal creates."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 from shoal.engine.expectations import Expectations
+from shoal.engine.store import OWNER_UID, Index, Store, by_owner_uid
 from shoal.engine.visitor import NeighbourReflector
-from shoal.kube.discovery import Neighbour, Neighbours
-from shoal.kube.resources import Resource
-from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX, Blocked
+from shoal.neighbours.neighbour import MANAGED, Json, Neighbour, Surroundings
+from shoal.planner.holders import Blocked, Held, as_pod
+from shoal.planner.observed import PodView
 
 ExpectedBy = tuple[str, str]
 """(owner's UID, role): what creations are counted under."""
 
 
-@dataclass(frozen=True)
-class _Kind:
-    neighbour: Neighbour
-    plural: str
-    project: str
-    field: str
+class Maker(Neighbour):
+    """A neighbour that makes pods."""
 
+    kind: ClassVar[str]
+    """Kind of the object that stands for a pod."""
+    plural: ClassVar[str]
+    project: ClassVar[str]
+    """The project to install, as messages name it."""
+    field: ClassVar[str]
+    """The field of Shoal's spec that asks for it, as messages name it."""
+    pod_indexes: ClassVar[Mapping[str, Index]] = {}
+    """Indexes of the cache of pods that `_pods` uses."""
 
-_KINDS: Mapping[str, _Kind] = {
-    SANDBOX: _Kind(Neighbour.AGENT_SANDBOX, "sandboxes", "kubernetes-sigs/agent-sandbox", "spec.backend AgentSandbox"),
-    LEADER_WORKER_SET: _Kind(
-        Neighbour.LEADER_WORKER_SET, "leaderworkersets", "kubernetes-sigs/lws", "spec.workerGroups[].nodes above 1"
-    ),
-}
+    def __init__(self, surroundings: Surroundings) -> None:
+        super().__init__(surroundings)
+        # Of its own, because a Sandbox and its pod have one name: the pod's arrival must not settle the Sandbox's.
+        self.expectations: Expectations[ExpectedBy] = Expectations()
+        self.store: Store[Held] = Store(self.read, {OWNER_UID: by_owner_uid})
 
+    @staticmethod
+    def read(body: Json) -> Held:
+        """Cut an object down to what decisions need."""
+        raise NotImplementedError
 
-class Holders:
-    """Sandboxes and LeaderWorkerSets, as the cluster offers them."""
+    def _pods(self, pods: Store[PodView], namespace: str, uid: str, held: Held) -> list[PodView]:
+        """Return the pods that were made from an object of the resource with this UID."""
+        raise NotImplementedError
 
-    def __init__(self, neighbours: Neighbours) -> None:
-        self._neighbours = neighbours
-        # Of their own, because a Sandbox and its pod have one name: the pod's arrival must not settle the Sandbox's.
-        self._expectations: dict[str, Expectations[ExpectedBy]] = {kind: Expectations() for kind in _KINDS}
-        self._reflectors: dict[str, NeighbourReflector[Any]] = {}
+    @cached_property
+    def reflectors(self) -> tuple[NeighbourReflector[Any], ...]:
+        """The cache of the objects."""
+        around = self._surroundings
+        reflector = NeighbourReflector(
+            around.client,
+            around.discovery,
+            self.need.name,
+            self.plural,
+            self.store,
+            namespace=around.namespace,
+            labels=MANAGED,
+        )
+        reflector.on_change(self.expectations.observe)
+        return (reflector,)
 
-    def follow(self, kind: str, reflector: NeighbourReflector[Any]) -> None:
-        """Take `reflector` as the one that fills the cache of this kind."""
-        self._reflectors[kind] = reflector
-        reflector.on_change(self._expectations[kind].observe)
+    def pods_of(self, pods: Store[PodView], namespace: str, uid: str) -> list[PodView]:
+        """Return one pod for each object that the resource with this UID owns."""
+        held = self.store.by_index(OWNER_UID, uid, namespace)
+        return [as_pod(each, self._pods(pods, namespace, uid, each)) for each in held]
 
-    def expectations(self) -> list[Expectations[ExpectedBy]]:
-        """What was asked for of every kind and its cache does not show yet."""
-        return list(self._expectations.values())
+    def blocked(self) -> Blocked | None:
+        """Return why nothing can be made now, or None.
 
-    def expectations_of(self, kind: str) -> Expectations[ExpectedBy]:
-        """As `expectations`, of one kind."""
-        return self._expectations[kind]
-
-    def resource(self, kind: str) -> Resource | None:
-        """The kind in the version that the server speaks; None while it is not served."""
-        known = _KINDS[kind]
-        return self._neighbours.resource(known.neighbour, known.plural)
-
-    def blocked(self, kind: str) -> Blocked | None:
-        """Why nothing can be made of this kind now, or None.
-
-        Without a complete list nobody knows how many there are, and whoever creates then creates too many.
+        Without a complete list nobody knows how many objects there are, and to create one may be to create too many.
         """
-        known, reflector = _KINDS[kind], self._reflectors.get(kind)
-        if not self._neighbours.available(known.neighbour):
-            return Blocked("BackendMissing", f"{known.field} needs {known.project}, which is not installed (no {kind})")
-        if reflector is None or reflector.complete:
+        (reflector,) = self.reflectors
+        if not self._surroundings.discovery.available(self.need.name):
+            text = f"{self.field} needs {self.project}, which is not installed (no {self.kind})"
+            return Blocked("BackendMissing", text)
+        if reflector.complete:
             return None
         if reflector.refusal:
-            return Blocked("BackendForbidden", f"{known.field}: {reflector.refusal}")
-        return Blocked("BackendNotRead", f"{known.field}: the {known.plural} there are have not been read yet")
-
-
-PLURALS: Mapping[str, tuple[Neighbour, str]] = {kind: (known.neighbour, known.plural) for kind, known in _KINDS.items()}
-"""Kind -> the neighbour that serves it, and the word in paths."""
+            return Blocked("BackendForbidden", f"{self.field}: {reflector.refusal}")
+        return Blocked("BackendNotRead", f"{self.field}: the {self.plural} there are have not been read yet")

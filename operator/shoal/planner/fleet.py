@@ -17,7 +17,7 @@ from shoal.planner import conditions, health, sizing
 from shoal.planner.actions import Action, CreatePod, DeletePod, DrainEngine, Manifest, Plan
 from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
-from shoal.planner.holders import LEADER_WORKER_SET, Blocked, idle_maker
+from shoal.planner.holders import Blocked, idle_maker
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, plan_podset
 from shoal.planner.pool import SETTLE_SECONDS
@@ -179,7 +179,7 @@ def _answers(observed: FleetObserved) -> bool:
 
 
 def _blocked(desired: FleetDesired, observed: FleetObserved, group: str) -> Blocked | None:
-    return observed.blocked if desired.engines[group]["kind"] == LEADER_WORKER_SET else None
+    return observed.blocked if desired.engines[group]["kind"] != "Pod" else None
 
 
 def _running(gateway: Reading[FleetReading], pod: PodView) -> int:

@@ -4,7 +4,7 @@ Plans see one `PodView` for each such object, so that counting, choosing victims
 it: the object gives identity, template and deletion, its pods give readiness and trouble.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +12,18 @@ from shoal.api.labels import ROLE, SPEC_HASH, VARIANT, WORKER_GROUP
 from shoal.planner.observed import Holder, PodView, Trouble
 from shoal.planner.times import parse_timestamp
 
-SANDBOX = "Sandbox"
-LEADER_WORKER_SET = "LeaderWorkerSet"
 IDLE_SECONDS = 60.0
 """A definition without its controller is a common way to install half of an operator. A busy one answers in seconds."""
-SET_NAME = "leaderworkerset.sigs.k8s.io/name"
-"""Label that LeaderWorkerSet puts on the pods of a set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A holder, cut down to what decisions need. `created_at` is seconds since the epoch."""
+    """A holder, cut down to what decisions need. `created_at` is seconds since the epoch.
+
+    Args:
+        leader: name of the pod that does the work.
+        remade: whether the other operator replaces a pod that has ended by itself.
+    """
 
     kind: str
     name: str
@@ -33,6 +34,8 @@ class Held:
     deleting: bool
     created_at: float
     trouble: Trouble | None = None
+    leader: str = ""
+    remade: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,38 +46,21 @@ class Blocked:
     message: str
 
 
-def read_holder(kind: str) -> Callable[[dict[str, Any]], Held]:
-    """The trim function of a kind of holder."""
-
-    def read(body: dict[str, Any]) -> Held:
-        metadata = body["metadata"]
-        labels = metadata.get("labels") or {}
-        return Held(
-            kind=kind,
-            name=metadata["name"],
-            uid=metadata["uid"],
-            role=labels.get(ROLE, ""),
-            group=labels.get(VARIANT) or labels.get(WORKER_GROUP) or "",
-            spec_hash=(metadata.get("annotations") or {}).get(SPEC_HASH, ""),
-            deleting="deletionTimestamp" in metadata,
-            created_at=parse_timestamp(metadata["creationTimestamp"]),
-            trouble=_trouble(kind, body),
-        )
-
-    return read
-
-
-def _trouble(kind: str, body: dict[str, Any]) -> Trouble | None:
-    """What the other operator says it cannot do; agent-sandbox puts a refused pod into its Ready condition."""
-    for condition in (body.get("status") or {}).get("conditions") or []:
-        if kind == SANDBOX and condition["type"] == "Ready" and condition.get("reason") == "ReconcilerError":
-            return Trouble("CannotStart", condition.get("message", ""))
-    return None
-
-
-def leader_of(held: Held) -> str:
-    """Name of the pod that does the work: a Sandbox's pod has its name, a group's leader is number 0 of its set."""
-    return f"{held.name}-0" if held.kind == LEADER_WORKER_SET else held.name
+def read_holder(kind: str, body: dict[str, Any]) -> Held:
+    """Cut an object of this kind down; its pod has its name, and the other operator leaves a pod that has ended."""
+    metadata = body["metadata"]
+    labels = metadata.get("labels") or {}
+    return Held(
+        kind=kind,
+        name=metadata["name"],
+        uid=metadata["uid"],
+        role=labels.get(ROLE, ""),
+        group=labels.get(VARIANT) or labels.get(WORKER_GROUP) or "",
+        spec_hash=(metadata.get("annotations") or {}).get(SPEC_HASH, ""),
+        deleting="deletionTimestamp" in metadata,
+        created_at=parse_timestamp(metadata["creationTimestamp"]),
+        leader=metadata["name"],
+    )
 
 
 def as_pod(held: Held, pods: Sequence[PodView]) -> PodView:
@@ -84,11 +70,10 @@ def as_pod(held: Held, pods: Sequence[PodView]) -> PodView:
         held: the holder.
         pods: its pods; none yet is as good as a pending one.
     """
-    name = leader_of(held)
+    name = held.leader
     lead = next((pod for pod in pods if pod.name == name), None)
     living = [pod for pod in pods if not pod.deleting]
-    # A set replaces a pod that has ended by itself; a Sandbox leaves it, and its member is over.
-    over = lead is not None and lead.finished and held.kind == SANDBOX
+    over = lead is not None and lead.finished and not held.remade
     return PodView(
         name=name,
         uid=held.uid,

@@ -15,15 +15,15 @@ from shoal.api.v1alpha1.jobstatus import (
     TrajectoryCounts,
 )
 from shoal.api.v1alpha1.rljob import RLJobSpec
-from shoal.neighbours.kuberay.decisions import NO_CLUSTER, RayView
-from shoal.neighbours.kueue.decisions import NO_QUEUE, QueueDecision
 from shoal.planner import conditions, health
 from shoal.planner.actions import Action, CreatePod, DeletePod, DeleteSelf, Manifest, Plan
+from shoal.planner.admission import NO_QUEUE, QueueDecision
 from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.observed import Expected, PodView, Reading
 from shoal.planner.podset import Limits, plan_podset, surge_of
 from shoal.planner.pool import SETTLE_SECONDS
+from shoal.planner.rayview import NO_CLUSTER, RayView
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import parse_timestamp, timestamp
 

@@ -19,7 +19,8 @@ from shoal.builders.storage import model_volume, shared_volume
 
 Manifest = dict[str, Any]
 
-API_VERSION = "ray.io/v1"
+GROUP = "ray.io"
+API_VERSION = f"{GROUP}/v1"
 KIND = "RayCluster"
 
 HEAD = "ray-head"

@@ -6,12 +6,13 @@ the job is replaced, because they cannot be changed under a reservation.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shoal.api.labels import SETS_HASH, SPEC_HASH
 from shoal.api.v1alpha1.jobqueue import AdmissionStatus
 from shoal.planner.actions import Action, Apply, DeleteChild, Manifest, PatchStatus
+from shoal.planner.admission import QueueDecision
 from shoal.planner.conditions import Verdict
 from shoal.planner.times import timestamp
 
@@ -99,33 +100,6 @@ class QueueObserved:
     pods: int = 0
     idle: bool = True
     running: bool = False
-
-
-@dataclass(frozen=True)
-class QueueDecision:
-    """Whether the job may run, why not, and what to do about its Workload.
-
-    Args:
-        runs: whether the queue lets the job run; always, without a queue.
-        verdict: the job's Admitted condition; None for a job that does not queue.
-        admission: what its pods are given while it runs.
-        actions: effects on the Workload.
-    """
-
-    runs: bool = True
-    verdict: Verdict | None = None
-    admission: AdmissionStatus | None = None
-    actions: Sequence[Action] = field(default_factory=tuple)
-    retry: bool = False
-    """Whether to look again soon, because no event will tell that the reason has gone."""
-
-    @property
-    def managed(self) -> bool:
-        """Whether the job is in a queue."""
-        return self.verdict is not None
-
-
-NO_QUEUE = QueueDecision()
 
 
 def plan_queue(seen: QueueObserved, *, suspended: bool, end: Verdict | None, now: float) -> QueueDecision:

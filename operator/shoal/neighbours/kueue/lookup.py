@@ -6,28 +6,22 @@ from typing import Any
 
 from shoal.api.labels import PRIORITY_LABEL, QUEUE_LABEL, Role
 from shoal.api.v1alpha1.jobqueue import AdmissionStatus
-from shoal.api.v1alpha1.jobstatus import JobPhase, RLJobStatus
+from shoal.api.v1alpha1.jobstatus import JobPhase
 from shoal.api.v1alpha1.rljob import RLJobSpec
-from shoal.builders.images import Images
 from shoal.builders.owner import Owner
-from shoal.controllers.world import World
-from shoal.engine.clock import Clock
-from shoal.engine.store import OWNER_UID
 from shoal.engine.visitor import NeighbourReflector, Sight
-from shoal.kube.client import KubeClient
-from shoal.kube.discovery import Neighbour, Neighbours
 from shoal.kube.errors import ApiError, NotFoundError
 from shoal.kube.resources import PRIORITY_CLASSES, Resource
 from shoal.neighbours.kueue import workload as kueue
 from shoal.neighbours.kueue.decisions import ABSENT, QueueObserved, WorkloadView
-from shoal.planner.observed import PodView
+from shoal.neighbours.neighbour import JobPass, Surroundings
 
 Json = dict[str, Any]
 
+NAME = "kueue"
+
 REMEMBER_SECONDS = 30.0
 """Flavors and classes hardly ever change; asking for them on every pass would make a request of each event."""
-RETRY_SECONDS = 5.0
-"""When to look again for one that is missing: no event tells that it has come."""
 
 
 class MissingError(Exception):
@@ -40,49 +34,38 @@ class _Read:
     body: Json
 
 
-class QueueDesk:
-    """Reads Kueue's side of jobs. The Workloads are cached; the few cluster-wide objects are asked for by name."""
+class QueueLookup:
+    """Reads what a decision about a job's queue takes. The few cluster-wide objects are asked for by name."""
 
-    def __init__(self, client: KubeClient, neighbours: Neighbours, world: World, images: Images, clock: Clock) -> None:
-        self._client = client
-        self._neighbours = neighbours
-        self._world = world
-        self._images = images
-        self._clock = clock
-        self._reflector: NeighbourReflector[WorkloadView] | None = None
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._client = surroundings.client
+        self._discovery = surroundings.discovery
+        self._images = surroundings.images
+        self._clock = surroundings.clock
         self._known: dict[tuple[str, str], _Read] = {}
 
-    def follow(self, reflector: NeighbourReflector[WorkloadView]) -> None:
-        """Take `reflector` as the one that fills the cache of Workloads."""
-        self._reflector = reflector
-
-    async def look(self, owner: Owner, body: Json, spec: RLJobSpec, status: RLJobStatus, refusal: str) -> QueueObserved:
-        """Everything that `plan_queue` needs; cheap for a job without a queue.
-
-        `refusal` is why the API server refused the Workload when it was last applied, "" when it did not.
-        """
-        labels = body["metadata"].get("labels") or {}
-        workload = self._workload(owner)
-        queue = labels.get(QUEUE_LABEL, "")
+    async def look(
+        self, job: JobPass, workload: WorkloadView | None, reflector: NeighbourReflector[Any]
+    ) -> QueueObserved:
+        """Return everything that `plan_queue` needs; cheap for a job without a queue."""
+        queue = job.labels.get(QUEUE_LABEL, "")
         if not queue:
             return QueueObserved(workload=workload)
-        pods = self._pods(owner)
-        clusters = self._world.ray_clusters.by_index(OWNER_UID, owner.uid, owner.namespace)
-        rays = sum(cluster.pods for cluster in clusters)
+        pods, unseen = job.pods(), job.unseen()
         seen = QueueObserved(
             queue=queue,
-            trouble=self._trouble(),
+            trouble=_trouble(reflector),
             workload=workload,
-            kept=status.admission,
-            refusal=refusal,
-            pods=len(pods) + rays,
-            idle=rays == 0 and all(pod.role == Role.DATA for pod in pods),
-            running=status.phase is JobPhase.RUNNING,
+            kept=job.status.admission,
+            refusal=job.refusal("Workload"),
+            pods=len(pods) + unseen,
+            idle=unseen == 0 and all(pod.role == Role.DATA for pod in pods),
+            running=job.status.phase is JobPhase.RUNNING,
         )
-        resource = self._neighbours.resource(Neighbour.KUEUE, "workloads")
+        resource = self._discovery.resource(NAME, "workloads")
         if seen.trouble is not None or resource is None:
             return seen
-        return await self._fill(seen, owner, spec, resource, labels.get(PRIORITY_LABEL, ""))
+        return await self._fill(seen, job.owner, job.spec, resource, job.labels.get(PRIORITY_LABEL, ""))
 
     # --- inside
 
@@ -113,31 +96,6 @@ class QueueDesk:
                 update["unplaced"] = str(error)
         return QueueObserved(**{**vars(seen), **update})
 
-    def _trouble(self) -> tuple[str, str] | None:
-        sight = self._reflector.sight if self._reflector is not None else Sight.ABSENT
-        if sight is Sight.CLEAR:
-            return None
-        if sight is Sight.ABSENT:
-            return ABSENT, "the job names a queue, and Kueue is not installed (no Workload in this cluster)"
-        if self._reflector is not None and sight is Sight.FORBIDDEN:
-            return "KueueForbidden", f"Workloads cannot be read: {self._reflector.refusal}"
-        return "KueueNotRead", "the Workloads there are have not been read yet"
-
-    def _workload(self, owner: Owner) -> WorkloadView | None:
-        """The job's Workload; of several (an older operator's name, say) the one that is not on its way out."""
-        found = self._world.workloads.by_index(OWNER_UID, owner.uid, owner.namespace)
-        return min(found, key=lambda each: (each.deleting, each.name != kueue.workload_name(owner)), default=None)
-
-    def _pods(self, owner: Owner) -> list[PodView]:
-        """Pods of the job and of the pools and fleets that it owns."""
-        world, here = self._world, owner.namespace
-        pods = world.pods_of(here, owner.uid)
-        for pool in world.pools.by_index(OWNER_UID, owner.uid, here):
-            pods += world.members_of(here, pool["metadata"]["uid"])
-        for fleet in world.fleets.by_index(OWNER_UID, owner.uid, here):
-            pods += world.engines_of(here, fleet["metadata"]["uid"])
-        return pods
-
     async def _admission(
         self, workload: WorkloadView, admission: Json, counts: Mapping[str, int], kept: AdmissionStatus | None
     ) -> AdmissionStatus:
@@ -148,7 +106,7 @@ class QueueDesk:
         names = {
             name for each in admission.get("podSetAssignments") or () for name in (each.get("flavors") or {}).values()
         }
-        resource = self._neighbours.resource(Neighbour.KUEUE, "resourceflavors")
+        resource = self._discovery.resource(NAME, "resourceflavors")
         if resource is None:
             raise MissingError("ResourceFlavors are not served")
         flavors = {name: (await self._get(resource, name)).get("spec") or {} for name in sorted(names)}
@@ -156,7 +114,7 @@ class QueueDesk:
 
     async def _priority(self, workload_class: str, pod_class: str | None) -> kueue.Priority | None:
         """The class of the label, else that of the job's pods: what Kueue does for its own kinds."""
-        resource = self._neighbours.resource(Neighbour.KUEUE, "workloadpriorityclasses")
+        resource = self._discovery.resource(NAME, "workloadpriorityclasses")
         if workload_class and resource is not None:
             body = await self._get(resource, workload_class)
             return kueue.Priority(resource.kind, workload_class, int(body.get("value", 0)))
@@ -178,3 +136,15 @@ class QueueDesk:
             raise MissingError(f"{resource.kind} {name} cannot be read: {error}") from error
         self._known[(resource.kind, name)] = _Read(now + REMEMBER_SECONDS, body)
         return body
+
+
+def _trouble(reflector: NeighbourReflector[Any]) -> tuple[str, str] | None:
+    """Why Kueue cannot be asked now, as (reason, message); None when it can."""
+    sight = reflector.sight
+    if sight is Sight.CLEAR:
+        return None
+    if sight is Sight.ABSENT:
+        return ABSENT, "the job names a queue, and Kueue is not installed (no Workload in this cluster)"
+    if sight is Sight.FORBIDDEN:
+        return "KueueForbidden", f"Workloads cannot be read: {reflector.refusal}"
+    return "KueueNotRead", "the Workloads there are have not been read yet"

@@ -12,14 +12,14 @@ from typing import Any
 
 from shoal.api.labels import SETS_HASH
 from shoal.api.v1alpha1.common import PodTemplate, TemplateMetadata
-from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, MemberBackend
+from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec
 from shoal.api.v1alpha1.jobqueue import AdmissionStatus, PodSetAdmission
 from shoal.api.v1alpha1.jobtrainer import Ray
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetSpec, WorkerGroup
 from shoal.builders.children import build_resource
 from shoal.builders.environment import build_broker, build_members, pool_owner
-from shoal.builders.fleet import build_engine_pods, build_gateway, fleet_owner
+from shoal.builders.fleet import build_engines, build_gateway, fleet_owner
 from shoal.builders.hashing import spec_hash
 from shoal.builders.images import Images
 from shoal.builders.job import build_agent, build_data, build_trainer, fleet_name, pool_name
@@ -168,7 +168,7 @@ def pod_sets_of(owner: Owner, spec: RLJobSpec, images: Images) -> list[PodSet]:
         sets += _engines(name, fleet, images)
     for source in spec.environments:
         if source.template is not None:
-            pool = source.template.spec.model_copy(update={"backend": MemberBackend.POD})
+            pool = source.template.spec
             name = pool_owner(pool_name(owner.name, source), owner.namespace, "")
             services.append(build_broker(name, pool, images))
             sets.append(_members(f"members-{source.name}", name, pool, images))
@@ -179,7 +179,7 @@ def pod_sets_of(owner: Owner, spec: RLJobSpec, images: Images) -> list[PodSet]:
 
 
 def _engines(owner: Owner, fleet: RolloutFleetSpec, images: Images) -> list[PodSet]:
-    pods = build_engine_pods(owner, fleet, images)
+    pods = build_engines(owner, fleet, images)
     groups = fleet.worker_groups
     most = [group.replicas.max for group in groups]
     least = [group.replicas.min for group in groups]

@@ -14,7 +14,9 @@ from shoal.builders.pods import MAIN, TOKENS_VOLUME, shoal_labels
 
 Manifest = dict[str, Any]
 
-API_VERSION = "leaderworkerset.x-k8s.io/v1"
+GROUP = "leaderworkerset.x-k8s.io"
+API_VERSION = f"{GROUP}/v1"
+LEADER_WORKER_SET = "LeaderWorkerSet"
 FLEET_CHARACTERS = 36
 """How much of the fleet's name is in a set's: a StatefulSet of more than 52 characters cannot make pods, since their
 `controller-revision-hash` label then exceeds 63, and the workers' StatefulSet has the set's name and `-0`."""
@@ -39,7 +41,7 @@ def group_of(owner: Owner, pod: Manifest, nodes: int) -> Manifest:
     }
     return {
         "apiVersion": API_VERSION,
-        "kind": "LeaderWorkerSet",
+        "kind": LEADER_WORKER_SET,
         "metadata": {
             "generateName": f"{owner.name[:FLEET_CHARACTERS]}-{Role.ENGINE}-",
             "namespace": metadata["namespace"],

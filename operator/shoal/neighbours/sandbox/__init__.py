@@ -1,1 +1,5 @@
 """agent-sandbox: members from Sandboxes."""
+
+from shoal.neighbours.sandbox.neighbour import AgentSandbox
+
+__all__ = ["AgentSandbox"]

@@ -9,7 +9,9 @@ from shoal.builders.pods import shoal_labels
 
 Manifest = dict[str, Any]
 
-API_VERSION = "agents.x-k8s.io/v1beta1"
+GROUP = "agents.x-k8s.io"
+API_VERSION = f"{GROUP}/v1beta1"
+SANDBOX = "Sandbox"
 
 
 def sandbox_of(owner: Owner, pod: Manifest) -> Manifest:
@@ -32,7 +34,7 @@ def sandbox_of(owner: Owner, pod: Manifest) -> Manifest:
     spec = {"podTemplate": template, "service": False, "shutdownPolicy": "Delete"}
     return {
         "apiVersion": API_VERSION,
-        "kind": "Sandbox",
+        "kind": SANDBOX,
         "metadata": {
             "generateName": metadata["generateName"],
             "namespace": metadata["namespace"],

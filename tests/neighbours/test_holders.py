@@ -5,14 +5,26 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.planner.holders import LEADER_WORKER_SET, SANDBOX, Held, as_pod, read_holder
+from shoal.api.labels import SPEC_HASH
+from shoal.neighbours.lws.neighbour import LeaderWorkerSets
+from shoal.neighbours.sandbox.neighbour import AgentSandbox
+from shoal.planner.holders import Held, as_pod
 from shoal.planner.observed import Holder, PodView, Trouble
 
+SANDBOX, LEADER_WORKER_SET = AgentSandbox.kind, LeaderWorkerSets.kind
+READ = {SANDBOX: AgentSandbox.read, LEADER_WORKER_SET: LeaderWorkerSets.read}
 
-def held(kind: str = SANDBOX, **fields: Any) -> Held:
-    return Held(
-        kind, "x", "holder", "environment", "default", "h1", **({"deleting": False, "created_at": 1.0} | fields)
-    )
+
+def held(kind: str = SANDBOX, *, deleting: bool = False) -> Held:
+    labels = {"rl.shoal.dev/role": "environment", "rl.shoal.dev/variant": "default"}
+    metadata: dict[str, Any] = {
+        "name": "x",
+        "uid": "holder",
+        "creationTimestamp": "1970-01-01T00:00:01Z",
+        "labels": labels,
+    }
+    metadata["annotations"] = {SPEC_HASH: "h1"}
+    return READ[kind]({"metadata": metadata | ({"deletionTimestamp": "1970-01-01T00:00:02Z"} if deleting else {})})
 
 
 def pod(name: str = "x", **fields: Any) -> PodView:
@@ -56,7 +68,7 @@ def test_what_the_other_operator_cannot_do_is_trouble() -> None:
         "metadata": {"name": "x", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"},
         "status": {"conditions": [condition]},
     }
-    assert as_pod(read_holder(SANDBOX)(body), []).trouble == Trouble("CannotStart", message)
+    assert as_pod(AgentSandbox.read(body), []).trouble == Trouble("CannotStart", message)
 
 
 @given(

@@ -8,35 +8,21 @@ from shoal.controllers.effects import Effects, Subject
 from shoal.controllers.world import World
 from shoal.engine.expectations import Expectations
 from shoal.engine.store import Store
-from shoal.engine.visitor import NeighbourReflector
 from shoal.kube.client import KubeClient
-from shoal.kube.discovery import NEEDS, Neighbour, Neighbours
 from shoal.kube.resources import ENVIRONMENT_POOLS, Resource
-from shoal.neighbours.maker import Holders
+from shoal.neighbours.sandbox import AgentSandbox
+from shoal.neighbours.sandbox.manifest import SANDBOX, sandbox_of
 from shoal.planner.actions import CreatePod, DeletePod
-from shoal.planner.holders import SANDBOX
 from shoal.planner.observed import Holder
 from shoal.planner.pool import expectation
 from tests.builders.test_pods import pool
 from tests.engine.fake_clock import FakeClock
+from tests.neighbours.fakes import FakeDiscovery, neighbourhood
 
 Json = dict[str, Any]
 OWNER = pool_owner("p", "ns", "u1")
 ROLE = expectation("default")
-SANDBOXED = build_members(OWNER, pool(backend="AgentSandbox"), Images("1"))["default"]
-
-
-class FakeNeighbours:
-    """agent-sandbox is there."""
-
-    def __init__(self, *, there: bool = True) -> None:
-        self.there = there
-
-    def available(self, _: Neighbour) -> bool:
-        return self.there
-
-    def resource(self, neighbour: Neighbour, plural: str) -> Resource | None:
-        return NEEDS[neighbour].resources("v1beta1")[plural] if self.there else None
+SANDBOXED = sandbox_of(OWNER, build_members(OWNER, pool(backend="AgentSandbox"), Images("1"))["default"])
 
 
 class FakeClient:
@@ -55,29 +41,15 @@ class FakeClient:
         return {}
 
 
-class FakeReflector:
-    """A cache that a test fills."""
-
-    complete = True
-    refusal = ""
-
-    def __init__(self) -> None:
-        self.observers: list[Any] = []
-
-    def on_change(self, observer: Any) -> None:
-        self.observers.append(observer)
-
-
 class Bench:
     def __init__(self, *, there: bool = True) -> None:
         self.client = FakeClient()
-        self.neighbours = FakeNeighbours(there=there)
-        self.holders = Holders(cast(Neighbours, self.neighbours))
-        self.sandboxes = FakeReflector()
-        self.holders.follow(SANDBOX, cast("NeighbourReflector[Any]", self.sandboxes))
+        self.discovery = FakeDiscovery("agent-sandbox") if there else FakeDiscovery()
+        self.neighbours = neighbourhood(self.discovery)
+        (self.sandboxes,) = (each for each in self.neighbours.all if isinstance(each, AgentSandbox))
         self.pods: Expectations[tuple[str, str]] = Expectations()
         client, clock, none = cast(KubeClient, self.client), FakeClock(), cast(Any, None)
-        self.effects = Effects(client, self.pods, none, none, clock, self.holders, cast(Neighbours, self.neighbours))
+        self.effects = Effects(client, self.pods, none, none, clock, self.neighbours)
 
     async def do(self, *actions: Any) -> None:
         await self.effects.perform(Subject(OWNER, ENVIRONMENT_POOLS), actions)
@@ -93,15 +65,15 @@ def seen(store: Store[Any], body: Json, **metadata: Any) -> Any:
 
 
 async def test_a_sandboxs_pod_does_not_settle_the_sandbox() -> None:
-    bench, world = Bench(), World()
+    bench = Bench()
+    world = World(bench.neighbours)
     await bench.do(CreatePod(ROLE, SANDBOXED))
     (created,) = bench.client.created
     assert bench.creating() == 1
     # The pod has the Sandbox's name, and its watch may be the faster one: counting neither would make a third.
     bench.pods.observe(seen(world.pods, created))
     assert bench.creating() == 1
-    for observer in bench.sandboxes.observers:
-        observer(seen(world.sandboxes, created))
+    bench.sandboxes.expectations.observe(seen(bench.sandboxes.store, created))
     assert bench.creating() == 0
 
 
@@ -121,16 +93,17 @@ async def test_nothing_is_made_of_a_kind_that_has_just_gone() -> None:
 
 def test_what_blocks_a_kind_is_told_with_what_to_do() -> None:
     bench = Bench(there=False)
-    blocked = bench.holders.blocked(SANDBOX)
+    blocked = bench.neighbours.blocked([SANDBOXED])
     assert blocked is not None
     assert (blocked.reason, "kubernetes-sigs/agent-sandbox" in blocked.message) == ("BackendMissing", True)
-    bench.neighbours.there = True
-    assert bench.holders.blocked(SANDBOX) is None
-    bench.sandboxes.complete = False
-    blocked = bench.holders.blocked(SANDBOX)
+    bench.discovery.there.add("agent-sandbox")
+    blocked = bench.neighbours.blocked([SANDBOXED])
     assert blocked is not None
     assert blocked.reason == "BackendNotRead"
-    bench.sandboxes.refusal = "sandboxes is forbidden"
-    blocked = bench.holders.blocked(SANDBOX)
+    (reflector,) = bench.sandboxes.reflectors
+    reflector._set(complete=False, refusal="sandboxes is forbidden")
+    blocked = bench.neighbours.blocked([SANDBOXED])
     assert blocked is not None
     assert blocked.reason == "BackendForbidden"
+    reflector._set(complete=True, refusal="")
+    assert bench.neighbours.blocked([SANDBOXED]) is None

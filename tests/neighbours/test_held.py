@@ -1,5 +1,6 @@
 """Members and engines as objects of other operators: their pods are the built ones, and every name has room."""
 
+from functools import partial
 from typing import Any
 
 from shoal.api.labels import FLEET, OWNER_UID, POOL, ROLE, SPEC_HASH, WORKER_GROUP, Role
@@ -7,18 +8,22 @@ from shoal.builders import environment, fleet
 from shoal.builders.images import Images
 from shoal.neighbours.kueue import workload as kueue
 from tests.builders.test_pods import JOB_OWNER, POOL_OWNER, config_of, main_of, pool, rollout, training
+from tests.neighbours.fakes import neighbourhood
 
 IMAGES = Images("1.2.3")
+NEIGHBOURS = neighbourhood()
 LONGEST = fleet.fleet_owner("f" * 47, "ns", "u2")
 
 
 def sandbox(**changes: Any) -> dict[str, Any]:
-    return environment.build_members(POOL_OWNER, pool(backend="AgentSandbox", **changes), IMAGES)["default"]
+    spec = pool(backend="AgentSandbox", **changes)
+    return environment.build_members(POOL_OWNER, spec, IMAGES, partial(NEIGHBOURS.member, POOL_OWNER, spec))["default"]
 
 
 def group(nodes: int = 2, **changes: Any) -> dict[str, Any]:
     shape = {"name": "large", "nodes": nodes, "tensorParallel": 8, **changes}
-    return fleet.build_engines(LONGEST, rollout(workerGroups=[shape]), IMAGES)["large"]
+    spec = rollout(workerGroups=[shape])
+    return fleet.build_engines(LONGEST, spec, IMAGES, partial(NEIGHBOURS.engine, LONGEST))["large"]
 
 
 def template(body: dict[str, Any], which: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from shoal.neighbours.kuberay.decisions import NO_CLUSTER, RayView, see_cluster, view_ray_cluster
+from shoal.neighbours.kuberay.decisions import see_cluster, view_ray_cluster
+from shoal.planner.rayview import NO_CLUSTER, RayView
 
 Json = dict[str, Any]
 
