@@ -84,7 +84,16 @@ class FakeEnvironment(EnvironmentAdapter):
             raise ZeroDivisionError("division by zero")
         if text == "hang":
             self.world.hang.wait(20)
+        if text == "exit":
+            sys.exit(3)
+        if text in ("judge", "judge hangs", "judge fails"):
+            return Step(Observation("done"), terminated=True, evaluate=lambda: self.judge(text))
         return Step(Observation(f"did {text}"), reward=None, truncated=text == "long", terminated=text == "end")
+
+    def judge(self, text: str) -> float:
+        if text == "judge hangs":
+            self.world.hang.wait(20)
+        return 1 / 2 if text != "judge fails" else 1 / 0
 
     def state(self) -> Mapping[str, Any]:
         return {"own": 1}
@@ -195,6 +204,58 @@ async def test_a_hung_environment_is_left_behind() -> None:
             await environment.reset()
             assert (await environment.step("go")).observation.text == "did go"
         world.hang.set()
+
+
+async def test_a_slow_step_holds_up_no_other_slot() -> None:
+    world = FakeWorld()
+    async with served(make_member(world, slots=2)) as client:
+        slow, quick = await grant(client, "slow"), await grant(client, "quick")
+        async with EnvironmentClient(slow.environment_url) as one, EnvironmentClient(quick.environment_url) as other:
+            await one.reset()
+            await other.reset()
+            waiting = asyncio.create_task(one.step("hang"))
+            for _ in range(20):
+                await other.step("go")
+            assert not waiting.done()
+            world.hang.set()
+            assert (await waiting).observation.text == "did hang"
+            assert (await one.step("go")).observation.text == "did go"
+
+
+async def test_reset_step_and_grading_have_limits_of_their_own() -> None:
+    world = FakeWorld()
+    limits = {"step_timeout": 30.0, "reset_timeout": 30.0, "evaluate_timeout": 0.2}
+    async with served(make_member(world, lifecycle={"quarantine": 9}, **limits)) as client:
+        lease = await grant(client, "a")
+        async with EnvironmentClient(lease.environment_url) as environment:
+            await environment.reset()
+            graded = await environment.step("judge")
+            assert (graded.reward, graded.terminated) == (0.5, True)
+            await environment.reset()
+            with pytest.raises(ProblemError, match=r"grader-error: evaluate did not end within 0\.2 s"):
+                await environment.step("judge hangs")
+        world.hang.set()
+        await client.delete("/guard/leases/id-a", params={"outcome": "fault"})
+        await slot_becomes(client, SlotState.FREE)
+        lease = await grant(client, "b")
+        async with EnvironmentClient(lease.environment_url) as environment:
+            await environment.reset()
+            with pytest.raises(ProblemError, match="grader-error: evaluate: ZeroDivisionError"):
+                await environment.step("judge fails")
+
+
+async def test_an_environment_that_exits_breaks_its_slot_alone() -> None:
+    async with served(make_member(FakeWorld(), slots=2, lifecycle={"quarantine": 2})) as client:
+        lease, other = await grant(client, "a"), await grant(client, "b")
+        async with EnvironmentClient(lease.environment_url) as environment:
+            await environment.reset()
+            with pytest.raises(ProblemError, match="environment-error: step: RuntimeError: SystemExit: 3"):
+                await environment.step("exit")
+        async with EnvironmentClient(other.environment_url) as environment:
+            await environment.reset()
+            assert (await environment.step("go")).observation.text == "did go"
+        await client.delete("/guard/leases/id-a", params={"outcome": "fault"})
+        await slot_becomes(client, SlotState.FREE, lease.slot)
 
 
 async def test_an_instance_lives_on_after_a_clean_episode_only() -> None:

@@ -44,6 +44,7 @@ def build_broker(owner: Owner, spec: EnvironmentPoolSpec, images: Images) -> Man
         heartbeat=seconds(spec.lease.heartbeat),
         ttl=seconds(spec.lease.ttl),
         max_episode_seconds=spec.lease.max_episode_seconds,
+        answer_seconds=max(spec.lease.max_reset_seconds, spec.lease.max_step_seconds + spec.lease.max_evaluate_seconds),
         queue_limit=spec.lease.queue_limit,
     )
     return build_pod(
@@ -98,6 +99,9 @@ def _build_member(owner: Owner, spec: EnvironmentPoolSpec, variant: Variant, ima
         slots=spec.slots_per_member,
         lifecycle=_lifecycle(spec.lifecycle),
         broker_url=owner.url(Role.BROKER, PORTS[Role.BROKER]),
+        step_timeout=spec.lease.max_step_seconds,
+        reset_timeout=spec.lease.max_reset_seconds,
+        evaluate_timeout=spec.lease.max_evaluate_seconds,
     )
     isolation: Manifest = (
         {"runtimeClassName": spec.isolation.runtime_class_name} if spec.isolation.runtime_class_name else {}

@@ -21,6 +21,9 @@ from shoal_workers.agent.patience import FLEET_IN_USE
 from shoal_workers.broker.client import BrokerClient
 from shoal_workers.service import ProblemError, ServiceClient
 
+# The member's own limit comes first: its answer says what hung.
+ANSWER_MARGIN_SECONDS = 30.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -103,7 +106,8 @@ class EpisodeRun:
 
     async def _play(self, broker: BrokerClient, lease: Lease) -> EpisodeEnd:
         services = self._services
-        environment = LeasedEnvironment(lease.environment_url, session=services.session)
+        patience = lease.answer_seconds + ANSWER_MARGIN_SECONDS
+        environment = LeasedEnvironment(lease.environment_url, session=services.session, timeout=patience)
         self._episode = Episode(self.assignment, environment, self._model())
         async with broker.keeping(lease) as keeper:
             try:

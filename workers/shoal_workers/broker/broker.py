@@ -310,6 +310,7 @@ class Broker:
             ttl=request.ttl or self.config.ttl,
             heartbeat=self.config.heartbeat,
             expires_at=grant.expires_at,
+            answer_seconds=self.config.answer_seconds,
         )
 
     def _row(self, lease_id: str) -> LeaseRow:

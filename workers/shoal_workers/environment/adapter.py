@@ -22,21 +22,30 @@ class StartingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the environment shows: `text` for a model, `data` (JSON or numpy) for programs, `info` for the record."""
+    """What the environment shows: `text` for a model, `data` (JSON or numpy) for programs, `info` for the record.
+
+    `images` are pictures by the path of what they show, each `{"media_type": "image/png", "data": BASE64}`.
+    """
 
     text: str
     data: Any = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The effect of one action. `reward` None means that the environment gave none, which is not the same as 0."""
+    """The effect of one action. `reward` None means that the environment gave none, which is not the same as 0.
+
+    `evaluate`, where it is set, computes the reward, under a time limit of its own; whatever it raises is a grader's
+    failure. It must return a number.
+    """
 
     observation: Observation
     reward: float | None = None
     terminated: bool = False
     truncated: bool = False
+    evaluate: Callable[[], float] | None = None
 
 
 class EnvironmentAdapter(ABC):

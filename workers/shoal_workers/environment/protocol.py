@@ -58,7 +58,7 @@ class Driver:
         task = {**request.task, **{key: value for key, value in data.items() if key not in _RESET_FIELDS}}
         slot = self._member.slots[lease.slot]
         try:
-            observation = await slot.reset(request.seed, task, self._member.config.step_timeout)
+            observation = await slot.reset(request.seed, task, self._member.config.reset_timeout)
         except Exception as error:
             raise self._problem(lease, error) from error
         self.lease(lease.token)
@@ -69,10 +69,11 @@ class Driver:
     async def step(self, lease: Held, action: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
         """Do one action."""
         episode = self._running_episode(lease)
-        limit = self._member.config.step_timeout
+        config = self._member.config
+        limit = config.step_timeout
         try:
             slot = self._member.slots[lease.slot]
-            step = await slot.step(action, min(timeout or limit, limit))
+            step = await slot.step(action, min(timeout or limit, limit), config.evaluate_timeout)
         except InvalidActionError as error:
             self._member.counters.invalid_actions += 1
             return _payload(episode.last, None, {"invalid_action": str(error)})
@@ -221,7 +222,9 @@ def _error(message: str, code: str, **more: Any) -> dict[str, Any]:
 
 def _payload(observation: Observation, reward: float | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
     full = {**observation.info, **metadata}
-    shown = {"text": observation.text, "data": observation.data, "metadata": full}
+    shown: dict[str, Any] = {"text": observation.text, "data": observation.data, "metadata": full}
+    if observation.images:
+        shown["images"] = observation.images
     done = bool(full.get("terminated") or full.get("truncated"))
     return {"observation": shown, "reward": reward, "done": done, "metadata": full}
 

@@ -16,6 +16,7 @@ from shoal.api.addresses import http_url
 from shoal.api.services.roles.environment import EnvironmentConfig
 from shoal_workers.environment import adapters
 from shoal_workers.environment.adapter import Backend, StartingError
+from shoal_workers.environment.generators import isolate
 from shoal_workers.environment.member import Member
 from shoal_workers.environment.protocol import Driver, add_lease_routes
 from shoal_workers.environment.registration import Registration
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 def build(config: EnvironmentConfig, identity: Identity) -> Service:
     """The service; raises ConfigurationError when the environment cannot exist as configured."""
+    isolate()
     backend = adapters.resolve(config.environment)
     if backend.probe:
         _probe(backend)

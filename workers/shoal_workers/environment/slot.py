@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -48,10 +49,17 @@ class SlotRuntime:
         adapter = self._instance()
         return await self._run("reset", lambda: adapter.reset(seed, task), timeout)
 
-    async def step(self, action: Mapping[str, Any], timeout: float) -> Step:
-        """Do one action."""
+    async def step(self, action: Mapping[str, Any], timeout: float, evaluate_timeout: float) -> Step:
+        """Do one action, and compute its reward where the environment does that apart; raises GraderError for that."""
         adapter = self._instance()
-        return await self._run("step", lambda: adapter.step(action), timeout)
+        step = await self._run("step", lambda: adapter.step(action), timeout)
+        if step.evaluate is None:
+            return step
+        try:
+            reward = await self._run("evaluate", step.evaluate, evaluate_timeout)
+        except EnvironmentFailedError as error:
+            raise GraderError(str(error)) from error
+        return replace(step, reward=reward, evaluate=None)
 
     async def state(self, timeout: float) -> Mapping[str, Any]:
         """The instance's own state fields."""

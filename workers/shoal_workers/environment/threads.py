@@ -45,8 +45,11 @@ class SlotThread:
             failure: BaseException | None = None
             try:
                 result = call()
-            except BaseException as error:
+            except Exception as error:
                 failure = error
+            except BaseException as error:
+                # `sys.exit` in an environment ends that environment: raised in the loop, it would end the process.
+                failure = RuntimeError(f"{type(error).__name__}: {error}")
             seconds = perf_counter() - start
             # The loop may be gone when a hung call ends after the process began to stop.
             with contextlib.suppress(RuntimeError):

@@ -56,6 +56,9 @@ class Lease(Report):
     ttl: float
     heartbeat: float
     expires_at: float
+    answer_seconds: float = Field(
+        300.0, description="The longest that the member takes for one call; a client waits a little longer."
+    )
 
 
 class LeaseQueued(Report):
@@ -282,8 +285,15 @@ class StepRequest(Report):
     timeout_s: float | None = Field(None, gt=0)
 
 
+class Picture(Report):
+    """A picture, as base64 of a file of that media type."""
+
+    media_type: str
+    data: str
+
+
 class Observation(Report):
-    """What the environment shows: text for a model, data for programs.
+    """What the environment shows: text for a model, data for programs, pictures by the path of what they show.
 
     `metadata` has `terminated`, `truncated`, and `invalid_action` (the reason) where the action was malformed and the
     environment did not say how that counts.
@@ -291,6 +301,7 @@ class Observation(Report):
 
     text: str = ""
     data: Any = None
+    images: dict[str, Picture] = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -143,6 +143,32 @@ class LeasePolicy(ApiModel):
     max_episode_seconds: Annotated[
         int, Field(ge=1, le=604_800, description="Seconds after which a lease ends even when it is renewed.")
     ] = 1800
+    max_step_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=604_800,
+            description="Seconds after which a step counts as hung: its episode fails, its slot gets a new instance.",
+        ),
+    ] = 300
+    max_reset_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=604_800,
+            description="As maxStepSeconds, for the reset that starts an episode. Making a slot ready between two "
+            "episodes is bounded by lifecycle.reset.timeout.",
+        ),
+    ] = 300
+    max_evaluate_seconds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=604_800,
+            description="As maxStepSeconds, for computing the reward where the environment does that apart from a "
+            "step (a verifier that runs tests). An episode ends after maxEpisodeSeconds whatever it does.",
+        ),
+    ] = 1800
     queue_limit: Annotated[
         int, Field(ge=0, le=1_000_000, description="Waiting lease requests above which the broker refuses.")
     ] = 10_000

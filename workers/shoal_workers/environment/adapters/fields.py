@@ -7,12 +7,15 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from shoal_workers.environment.adapters.pictures import check_size, split
 from shoal_workers.environment.adapters.settings import Settings
 from shoal_workers.environment.render import Template, as_text, unravel
 
 
 class ObservationSettings(Settings):
     """How an observation is shown.
+
+    A picture, or any part of more than 1024 numbers, is no text: without `template` or `images` it is refused.
 
     Names are given to the numbers in it: `names` for a vector (or, with `shape`, for the coordinates of a flat index);
     `labels` turns a named number into a word; `attributes` adds fields read from the environment object. `template` is
@@ -26,6 +29,10 @@ class ObservationSettings(Settings):
     names: list[str] = Field(default_factory=list)
     labels: dict[str, list[str]] = Field(default_factory=dict)
     attributes: dict[str, str] = Field(default_factory=dict)
+    images: bool = Field(
+        False,
+        description="Send pictures in the observation as PNG (`observation.images`), for harnesses that read them.",
+    )
     precision: int = Field(3, ge=0, le=12, description="Decimals of numbers, where no template formats them.")
 
     @model_validator(mode="after")
@@ -48,14 +55,26 @@ class Renderer:
 
     def render(
         self, environment: Any, value: Any, *, turn: int, task: Mapping[str, Any], info: Mapping[str, Any]
-    ) -> tuple[str, Any]:
-        """The text, and the observation as plain data (with its fields, where it has some)."""
+    ) -> tuple[str, Any, dict[str, dict[str, str]]]:
+        """The text, the observation as plain data (with its fields, where it has some), and its pictures by path.
+
+        Raises TemplateError for a template that does not fit, and for what is too large to be text.
+        """
+        pictures: dict[str, dict[str, str]] = {}
+        if self._settings.images:
+            value, pictures = split(value)
         data = plain(value)
         fields = self._fields(environment, data)
         template = self._first if turn == 0 else self._template
         if template is not None:
-            return template.fill({"observation": data, **fields, "turn": turn, "task": task, "info": info}), data
-        return self._written_out(fields, data), data
+            return (
+                template.fill({"observation": data, **fields, "turn": turn, "task": task, "info": info}),
+                data,
+                pictures,
+            )
+        if not fields or isinstance(value, Mapping):
+            check_size(value)
+        return self._written_out(fields, data, pictures), data, pictures
 
     def _fields(self, environment: Any, data: Any) -> dict[str, Any]:
         settings = self._settings
@@ -72,7 +91,9 @@ class Renderer:
             fields[name] = _attribute(environment, path)
         return fields
 
-    def _written_out(self, fields: Mapping[str, Any], data: Any) -> str:
+    def _written_out(self, fields: Mapping[str, Any], data: Any, pictures: Mapping[str, Any]) -> str:
+        if data is None and pictures:
+            return ""
         if not fields or isinstance(data, str):
             return as_text(self._rounded(data))
         return " ".join(f"{name} {as_text(self._rounded(value))}" for name, value in fields.items())
