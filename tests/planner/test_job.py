@@ -171,12 +171,44 @@ def test_failures_are_not_forgotten_with_their_pod() -> None:
     assert plan_job(spec(), DESIRED, observed(ALL, JobReading(), status=status), NOW).status["attempts"]["trainer"] == 2
 
 
+@pytest.mark.parametrize(
+    "spared",
+    [
+        {"disrupted": "TerminationByKubelet", "phase": "Failed"},
+        {"deleting": True, "phase": "Failed"},
+        {"own_fault": False, "phase": "Failed"},
+        {"own_fault": False, "restarts": 1},
+    ],
+)
+@pytest.mark.parametrize("sample", [DATA, TRAINER, AGENTS[0]])
+def test_disruption_is_no_failure(sample: PodView, spared: dict[str, Any]) -> None:
+    """However often: seven evictions of one role leave its attempts as they were, and the job running."""
+    status = RLJobStatus()
+    limits = {"trainer": 0, "data": 0, "agents": 0}
+    for number in range(7):
+        pods = [replace(each, uid=f"u{number}", **spared) if each is sample else each for each in ALL]
+        plan = plan_job(spec(backoffLimit=limits), DESIRED, observed(pods, JobReading(), status=status), NOW)
+        status = RLJobStatus.model_validate(plan.status)
+    assert (status.attempts.trainer, status.attempts.data, status.attempts.agents) == (0, 0, 0)
+    assert conditions(plan)["Failed"][0] == "False"
+
+
+def test_a_failure_after_a_disruption_of_one_pod_counts_alone() -> None:
+    """Restarted by its node twice, then by its own fault once: one failure."""
+    status = RLJobStatus()
+    for restarts, own in ((1, False), (2, False), (3, True)):
+        crashed = replace(TRAINER, restarts=restarts, own_fault=own)
+        seen = observed([DATA, crashed, *AGENTS], JobReading(), status=status)
+        status = RLJobStatus.model_validate(plan_job(spec(), DESIRED, seen, NOW).status)
+    assert status.attempts.trainer == 1
+
+
 def test_failures_of_pods_in_a_row_add_up_and_each_counts_once() -> None:
     status = RLJobStatus()
     for number in range(3):
-        evicted = replace(TRAINER, uid=f"t{number}", phase="Failed", ready=False)
+        crashed = replace(TRAINER, uid=f"t{number}", phase="Failed", ready=False)
         for _ in range(2):
-            seen = observed([DATA, evicted, *AGENTS], JobReading(), status=status)
+            seen = observed([DATA, crashed, *AGENTS], JobReading(), status=status)
             plan = plan_job(spec(backoffLimit={"trainer": 2}), DESIRED, seen, NOW)
             status = RLJobStatus.model_validate(plan.status)
             assert status.attempts.trainer == number + 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.planner.observed import PodView
+from shoal.planner.observed import LOST_SECONDS, Holder, PodView
 from shoal.planner.podset import Limits, Removal, plan_podset, surge_of
 
 
@@ -23,71 +23,87 @@ def names(removals: tuple[Removal, ...]) -> list[str]:
 
 
 def test_fills_an_empty_set_within_one_pass_limit() -> None:
-    plan = plan_podset([], 100, "new", limits=Limits(max_creates=64))
+    plan = plan_podset([], 100, "new", now=0.0, limits=Limits(max_creates=64))
     assert (plan.create, plan.remove, plan.partial) == (64, (), True)
 
 
 def test_counts_creations_that_the_cache_does_not_show() -> None:
-    assert plan_podset([pod("a")], 3, "new", limits=Limits(), creating=2).create == 0
+    assert plan_podset([pod("a")], 3, "new", now=0.0, limits=Limits(), creating=2).create == 0
 
 
 def test_bounds_pods_that_are_starting() -> None:
     starting = [pod(str(index), ready=False, phase="Pending") for index in range(3)]
-    assert plan_podset(starting, 10, "new", limits=Limits(max_pending=4)).create == 1
+    assert plan_podset(starting, 10, "new", now=0.0, limits=Limits(max_pending=4)).create == 1
 
 
 def test_removes_the_idle_before_the_busy_and_the_newest_first() -> None:
     pods = [pod("old", created=1), pod("busy", created=3), pod("new", created=2)]
-    plan = plan_podset(pods, 1, "new", limits=Limits(), busy=lambda each: 5 if each.name == "busy" else 0)
+    plan = plan_podset(pods, 1, "new", now=0.0, limits=Limits(), busy=lambda each: 5 if each.name == "busy" else 0)
     assert names(plan.remove) == ["new", "old"]
 
 
 def test_does_not_serve_means_first_to_go_and_without_grace() -> None:
     pods = [pod("serving"), pod("starting", ready=False, phase="Pending")]
-    (removal,) = plan_podset(pods, 1, "new", limits=Limits()).remove
+    (removal,) = plan_podset(pods, 1, "new", now=0.0, limits=Limits()).remove
     assert removal.pod.name == "starting"
     assert not removal.gracious
 
 
 def test_a_pod_that_is_being_deleted_holds_its_place() -> None:
     pods = [pod("a"), pod("leaving", deleting=True)]
-    assert plan_podset(pods, 2, "new", limits=Limits()).create == 0
+    assert plan_podset(pods, 2, "new", now=0.0, limits=Limits()).create == 0
+
+
+def test_a_lost_or_disrupted_pod_holds_no_place() -> None:
+    lost = pod("lost", deleting=True, grace_until=100.0)
+    assert plan_podset([pod("a"), lost], 2, "new", now=100.0, limits=Limits()).create == 0
+    assert plan_podset([pod("a"), lost], 2, "new", now=100.0 + LOST_SECONDS, limits=Limits()).create == 1
+    evicted = pod("evicted", deleting=True, grace_until=100.0, disrupted="EvictionByEvictionAPI")
+    assert plan_podset([pod("a"), evicted], 2, "new", now=0.0, limits=Limits()).create == 1
+
+
+def test_a_holder_whose_pod_is_lost_is_replaced() -> None:
+    """A Sandbox is not being deleted itself; its controller waits for a pod that no node ends."""
+    stuck = pod("s", ready=False, grace_until=100.0, holder=Holder("Sandbox", "s"))
+    assert plan_podset([stuck], 1, "new", now=100.0, limits=Limits()).remove == ()
+    (removal,) = plan_podset([stuck], 1, "new", now=100.0 + LOST_SECONDS, limits=Limits()).remove
+    assert (removal.reason, removal.gracious) == ("Lost", False)
 
 
 def test_a_deletion_asked_for_is_not_asked_again() -> None:
     pods = [pod("a"), pod("b")]
-    plan = plan_podset(pods, 1, "new", limits=Limits(), deletions=frozenset({"b"}))
+    plan = plan_podset(pods, 1, "new", now=0.0, limits=Limits(), deletions=frozenset({"b"}))
     assert plan.remove == ()
 
 
 def test_finished_pods_are_cleared_and_replaced_only_once_gone() -> None:
-    plan = plan_podset([pod("done", phase="Succeeded", ready=False)], 1, "new", limits=Limits())
+    plan = plan_podset([pod("done", phase="Succeeded", ready=False)], 1, "new", now=0.0, limits=Limits())
     assert names(plan.remove) == ["done"]
     assert plan.create == 0
 
 
 def test_template_change_surges_first_and_keeps_all_serving() -> None:
     old = [pod(name, hash_="old") for name in "abcd"]
-    plan = plan_podset(old, 4, "new", limits=Limits(surge=1, unavailable=0))
+    plan = plan_podset(old, 4, "new", now=0.0, limits=Limits(surge=1, unavailable=0))
     assert (plan.create, plan.remove) == (1, ())
-    plan = plan_podset([*old, pod("fresh")], 4, "new", limits=Limits(surge=1, unavailable=0))
+    plan = plan_podset([*old, pod("fresh")], 4, "new", now=0.0, limits=Limits(surge=1, unavailable=0))
     assert len(plan.remove) == 1
     assert plan.remove[0].reason == "TemplateChanged"
 
 
 def test_template_change_without_surge_takes_one_at_a_time() -> None:
     old = [pod(name, hash_="old") for name in "ab"]
-    plan = plan_podset(old, 2, "new", limits=Limits(surge=0, unavailable=1))
+    plan = plan_podset(old, 2, "new", now=0.0, limits=Limits(surge=0, unavailable=1))
     assert (plan.create, len(plan.remove)) == (0, 1)
 
 
 def test_outdated_pods_that_do_not_serve_go_at_once() -> None:
     crashing = [pod("a", hash_="old", ready=False), pod("b", hash_="old", ready=False)]
-    assert len(plan_podset(crashing, 2, "new", limits=Limits(surge=1, unavailable=0)).remove) == 2
+    assert len(plan_podset(crashing, 2, "new", now=0.0, limits=Limits(surge=1, unavailable=0)).remove) == 2
 
 
 def test_gated_pods_are_held() -> None:
-    assert plan_podset([pod("a", ready=False, gated=True)], 1, "new", limits=Limits()).remove == ()
+    assert plan_podset([pod("a", ready=False, gated=True)], 1, "new", now=0.0, limits=Limits()).remove == ()
 
 
 @given(
@@ -103,7 +119,7 @@ def test_held_pods_are_neither_replaced_nor_renewed(held: list[bool], desired: i
         for index, gated in enumerate(held)
     ]
     limits = Limits(surge=surge, unavailable=1)
-    plan = plan_podset(pods, desired, "new", limits=limits, creating=creating, replace=lambda _: "MaxAge")
+    plan = plan_podset(pods, desired, "new", now=0.0, limits=limits, creating=creating, replace=lambda _: "MaxAge")
     assert {removal.reason for removal in plan.remove} <= {"ScaleDown"}
     assert len(plan.remove) == max(0, len(pods) + creating - desired) or len(plan.remove) == len(pods)
     assert plan.create <= max(0, desired - len(pods) - creating)
@@ -163,6 +179,7 @@ def test_converges_and_never_exceeds_its_bound(seed: int, steps: list[tuple[int,
                 cluster.pods,
                 desired,
                 hash_,
+                now=0.0,
                 limits=limits,
                 creating=len(cluster.unseen),
                 deletions=frozenset(cluster.deleted),

@@ -34,6 +34,9 @@ _SHIM = f'/bin/sh -c \'{_MAIN}\' "$0" "$@" 2>&1; echo $? > "$0.exit"; exec >/dev
 LOST_EXIT_CODE = 137
 """Exit code of a container whose end nobody saw (the machine was restarted): as if killed."""
 
+TERMINATED_EXIT_CODE = 143
+"""Exit code of a container that SIGTERM has ended."""
+
 _PR_SET_CHILD_SUBREAPER = 36
 _START_SECONDS = 10.0
 """The shim writes the main process's number within milliseconds; on a machine that swaps it may take seconds."""

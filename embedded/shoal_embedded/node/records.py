@@ -16,6 +16,12 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 
+NODE_SHUTDOWN = "NodeShutdown"
+"""Reason of an end that the node's own stop has brought about; the operator counts it against no role."""
+LOST = "ContainerStatusUnknown"
+"""kubelet's reason for an end that nobody saw: the machine was restarted, say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """The end of one run of a container. Times in epoch seconds."""
@@ -25,6 +31,11 @@ class Ended:
     message: str
     started_at: float
     finished_at: float
+
+    @property
+    def by_node(self) -> bool:
+        """Whether the node has brought it about, and not the container."""
+        return self.reason in (NODE_SHUTDOWN, LOST)
 
 
 @dataclass(slots=True)

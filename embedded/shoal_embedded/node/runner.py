@@ -17,7 +17,7 @@ from shoal_embedded.node.logfiles import LogFile
 from shoal_embedded.node.podspec import Container, Pod
 from shoal_embedded.node.probes import Target, run_handler
 from shoal_embedded.node.procfs import environment
-from shoal_embedded.node.records import Ended, PodFolder
+from shoal_embedded.node.records import LOST, NODE_SHUTDOWN, Ended, PodFolder
 from shoal_embedded.node.rewriting import Rewriter
 from shoal_embedded.node.surroundings import ATTEMPT_MARK, CONTAINER_MARK, NODE_MARK, POD_MARK, Surroundings
 from shoal_embedded.node.variables import Setting, build_command, build_environment
@@ -106,9 +106,7 @@ class ContainerRunner:
         run = process.adopt(record.shim, run_file)
         record.stopping = record.ready = False
         if run is None:
-            self._end(
-                pod, process.LOST_EXIT_CODE, "ContainerStatusUnknown", "the process was gone when the node came back"
-            )
+            self._end(pod, process.LOST_EXIT_CODE, LOST, "the process was gone when the node came back")
             return
         self._working_folder = self._folder_of_work()
         self._follow(pod, run, started=record.started)
@@ -161,6 +159,9 @@ class ContainerRunner:
     async def _until_end(self, pod: Pod, run: process.Run) -> None:
         code = await run.ended()
         reason = self.record.kill_reason or ("Completed" if code == 0 else "Error")
+        if code == 0 and reason == NODE_SHUTDOWN:
+            # It has not done its work by that; and kube-apiserver lets nothing start again that has ended with 0.
+            code = process.TERMINATED_EXIT_CODE
         self._end(pod, code, reason, self._last_message(code))
 
     def _end(self, pod: Pod, code: int, reason: str, message: str) -> None:
@@ -172,7 +173,10 @@ class ContainerRunner:
         record.ended = Ended(code, reason, message, record.started_at, now)
         record.shim = None
         record.ready = record.started = record.stopping = False
-        after_end(record, now, self._around.backoff)
+        if record.ended.by_node:
+            record.retry_at = now  # no crash that a restart has to wait for
+        else:
+            after_end(record, now, self._around.backoff)
         self._save()
         log.info("container %s of %s/%s ended with %d (%s)", record.name, pod.namespace, pod.name, code, reason)
         if code != 0 and not pod.deleting:
@@ -191,9 +195,13 @@ class ContainerRunner:
 
     # --- stopping
 
-    def stop(self, pod: Pod, grace: float) -> None:
-        """Begin to stop it: hook, SIGTERM, SIGKILL after `grace` seconds. Returns at once."""
+    def stop(self, pod: Pod, grace: float, reason: str = "") -> None:
+        """Begin to stop it: hook, SIGTERM, SIGKILL after `grace` seconds. Returns at once.
+
+        `reason` stands as the reason of its end, in place of what its exit code says.
+        """
         if self.run is not None and not self.record.stopping:
+            self.record.kill_reason = reason or self.record.kill_reason
             self.record.stopping = True
             self.record.ready = False
             self._spawn(self._stop(pod, self.run, grace))

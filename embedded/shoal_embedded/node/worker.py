@@ -13,7 +13,7 @@ from shoal.kube.errors import ApiError, ConflictError, NotFoundError
 from shoal.kube.resources import PODS
 from shoal_embedded.node.decide import Decision, Start, decide
 from shoal_embedded.node.podspec import Pod
-from shoal_embedded.node.records import ContainerRecord, PodFolder, PodRecord
+from shoal_embedded.node.records import NODE_SHUTDOWN, ContainerRecord, PodFolder, PodRecord
 from shoal_embedded.node.runner import ContainerRunner
 from shoal_embedded.node.status import Place, build_status, is_ready
 from shoal_embedded.node.surroundings import Surroundings
@@ -113,7 +113,7 @@ class PodWorker:
         """End all processes within `grace` seconds and a little, without touching the object (the node stops)."""
         self._halting = True
         for runner in self.runners.values():
-            runner.stop(self.pod, min(grace, self.pod.grace))
+            runner.stop(self.pod, min(grace, self.pod.grace), reason=NODE_SHUTDOWN)
         await asyncio.gather(*(runner.until_stopped() for runner in self.runners.values()))
 
     def release(self) -> None:

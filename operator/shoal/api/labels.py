@@ -37,6 +37,11 @@ OWN_TOKEN = "own"
 """Folder of the token that opens the pod's own service."""
 
 
+MAIN = "main"
+"""Name of the container that does a role's work, in every pod that Shoal builds; a template's container of this name is
+merged over it."""
+
+
 class Role:
     """The pod roles of the data plane."""
 

@@ -7,6 +7,7 @@ import orjson
 from pydantic import BaseModel
 
 from shoal.api.labels import (
+    MAIN,
     MANAGED_BY,
     MANAGER,
     PORTS,
@@ -24,9 +25,6 @@ from shoal.builders.owner import Owner
 from shoal.builders.security import CONTAINER_SECURITY, POD_SECURITY, scratch_mounts, scratch_volumes
 
 Manifest = dict[str, Any]
-
-MAIN = "main"
-"""Name of the container that Shoal builds; a template's container of this name is merged over it."""
 
 TOKENS_VOLUME = "shoal-tokens"
 TOKENS_MOUNT = "/var/run/shoal/tokens"

@@ -156,8 +156,8 @@ class Effects:
                 await self._change_token(owner, secret, version, {"data": {PREVIOUS_TOKEN_KEY: ""}})
             case CreatePod(role, manifest):
                 await self._create_pod(owner, role, manifest)
-            case DeletePod(role, name, uid, reason, holder):
-                await self._delete_pod(owner, role, holder or Holder("Pod", name), uid, reason)
+            case DeletePod(role, name, uid, reason, holder, force):
+                await self._delete_pod(owner, role, holder or Holder("Pod", name), uid, reason, force=force)
             case RetireMember(name, uid, reason, holder):
                 if await self._peers.retire_member(subject.service_ip, subject.tokens, name):
                     await self._delete_pod(owner, "environment", holder or Holder("Pod", name), uid, reason)
@@ -287,7 +287,9 @@ class Effects:
             raise
         self._refusals.pop((owner.uid, role), None)
 
-    async def _delete_pod(self, owner: Owner, role: str, target: Holder, uid: str, reason: str) -> None:
+    async def _delete_pod(
+        self, owner: Owner, role: str, target: Holder, uid: str, reason: str, *, force: bool = False
+    ) -> None:
         resource, expectations = self._made_of(target.kind)
         if resource is None:
             return
@@ -295,7 +297,10 @@ class Effects:
         propagation: Propagation = "Background" if target.kind == PODS.kind else "Foreground"
         expectations.expect_deletion((owner.uid, role), uid, self._clock.now())
         try:
-            await self._client.delete(resource, target.name, owner.namespace, uid=uid, propagation=propagation)
+            grace = 0 if force else None
+            await self._client.delete(
+                resource, target.name, owner.namespace, uid=uid, propagation=propagation, grace_seconds=grace
+            )
             log.info("deleted %s %s/%s: %s", target.kind.lower(), owner.namespace, target.name, reason)
         except ApiError as error:
             expectations.deletion_failed(uid, error)

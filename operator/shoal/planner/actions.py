@@ -53,13 +53,17 @@ class CreatePod:
 
 @dataclass(frozen=True)
 class DeletePod:
-    """Deletion of exactly this pod (never of a later one of the same name), or of what it is made from."""
+    """Deletion of exactly this pod (never of a later one of the same name), or of what it is made from.
+
+    `force`: without waiting for the pod's node, which answers no more.
+    """
 
     role: str
     name: str
     uid: str
     reason: str
     holder: Holder | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from shoal.planner.actions import Action, CreatePod, DeletePod, DrainEngine, Man
 from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.holders import Blocked, idle_maker
-from shoal.planner.observed import Expected, PodView, Reading
+from shoal.planner.observed import Expected, PodView, Reading, next_loss
 from shoal.planner.podset import Limits, plan_podset
 from shoal.planner.pool import SETTLE_SECONDS
 from shoal.planner.singleton import plan_singleton
+from shoal.planner.times import soonest
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,14 @@ def plan_fleet(
     gateways = [pod for pod in observed.pods if pod.role == Role.GATEWAY]
     # A suspended fleet keeps its gateway until the last engine is gone: engines are drained through it.
     serves = not spec.suspend or any(pod.role == Role.ENGINE for pod in observed.pods)
-    actions += plan_singleton(Role.GATEWAY, gateways, desired.gateway, observed.expected, wanted=serves)
+    actions += plan_singleton(Role.GATEWAY, gateways, desired.gateway, observed.expected, wanted=serves, now=now)
     counts, memory = _counts(spec, observed, memory, now)
     partial = False
     for group in spec.worker_groups:
         if not spec.suspend and _blocked(desired, observed, group.name) is not None:
             continue
-        group_actions, held = _plan_group(spec, group, counts[group.name], desired.engines[group.name], observed)
+        engine = desired.engines[group.name]
+        group_actions, held = _plan_group(spec, group, counts[group.name], engine, observed, now)
         actions += group_actions
         partial |= held
     named = {group.name for group in spec.worker_groups}
@@ -106,7 +108,8 @@ def plan_fleet(
     # What blocks a fleet ends with an event; until then nothing can be done about its size.
     moving = partial or bool(gone) or (status.replicas != status.desired_replicas and blocked is None)
     moving |= memory.waiting
-    return Plan(tuple(actions), status.to_json(), SETTLE_SECONDS if moving else idle_wake, memory)
+    wait = soonest(SETTLE_SECONDS if moving else idle_wake, next_loss(observed.pods, now))
+    return Plan(tuple(actions), status.to_json(), wait, memory)
 
 
 def expectation(group: str) -> str:
@@ -149,13 +152,14 @@ def _load(gateway: Reading[FleetReading]) -> sizing.FleetLoad | None:
 
 
 def _plan_group(
-    spec: RolloutFleetSpec, group: WorkerGroup, count: int, manifest: Manifest, observed: FleetObserved
+    spec: RolloutFleetSpec, group: WorkerGroup, count: int, manifest: Manifest, observed: FleetObserved, now: float
 ) -> tuple[list[Action], bool]:
     plan = plan_podset(
         [pod for pod in observed.pods if pod.role == Role.ENGINE and pod.group == group.name],
         count,
         manifest["metadata"]["annotations"][SPEC_HASH],
         limits=Limits(surge=0, unavailable=max(1, resolve_count(spec.weights.max_unavailable, count, round_up=False))),
+        now=now,
         creating=observed.expected.creating(expectation(group.name)),
         deletions=observed.expected.deletions,
         busy=lambda pod: _running(observed.gateway, pod),

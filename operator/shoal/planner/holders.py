@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.api.labels import ROLE, SPEC_HASH, VARIANT, WORKER_GROUP
-from shoal.planner.observed import Holder, PodView, Trouble
+from shoal.planner.observed import Holder, PodView, Trouble, deletion_time
 from shoal.planner.times import parse_timestamp
 
 IDLE_SECONDS = 60.0
@@ -18,7 +18,7 @@ IDLE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A holder, cut down to what decisions need. `created_at` is seconds since the epoch.
+    """A holder, cut down to what decisions need. Times are seconds since the epoch.
 
     Args:
         leader: name of the pod that does the work.
@@ -33,6 +33,7 @@ class Held:
     spec_hash: str
     deleting: bool
     created_at: float
+    grace_until: float | None = None
     trouble: Trouble | None = None
     leader: str = ""
     remade: bool = False
@@ -59,6 +60,7 @@ def read_holder(kind: str, body: dict[str, Any]) -> Held:
         spec_hash=(metadata.get("annotations") or {}).get(SPEC_HASH, ""),
         deleting="deletionTimestamp" in metadata,
         created_at=parse_timestamp(metadata["creationTimestamp"]),
+        grace_until=deletion_time(metadata),
         leader=metadata["name"],
     )
 
@@ -73,6 +75,7 @@ def as_pod(held: Held, pods: Sequence[PodView]) -> PodView:
     name = held.leader
     lead = next((pod for pod in pods if pod.name == name), None)
     living = [pod for pod in pods if not pod.deleting]
+    ends = [pod.grace_until for pod in pods if pod.grace_until is not None]
     over = lead is not None and lead.finished and not held.remade
     return PodView(
         name=name,
@@ -85,6 +88,13 @@ def as_pod(held: Held, pods: Sequence[PodView]) -> PodView:
         created_at=held.created_at,
         ip=lead.ip if lead is not None else "",
         restarts=sum(pod.restarts for pod in living),
+        disrupted=lead.disrupted if lead is not None else "",
+        # Its controller waits for a pod that no node ends, so the holder waits as well.
+        grace_until=min(ends, default=held.grace_until),
+        node=lead.node if lead is not None else "",
+        started=lead is not None and lead.started,
+        since=lead.since if lead is not None else held.created_at,
+        waiting=next((pod.waiting for pod in living if pod.waiting), ""),
         gated=any(pod.gated for pod in living),
         unschedulable=next((pod.unschedulable for pod in living if pod.unschedulable), ""),
         trouble=next((pod.trouble for pod in living if pod.trouble is not None), held.trouble),

@@ -20,7 +20,7 @@ from shoal.planner.actions import Action, CreatePod, DeletePod, DeleteSelf, Mani
 from shoal.planner.admission import NO_QUEUE, QueueDecision
 from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
-from shoal.planner.observed import Expected, PodView, Reading
+from shoal.planner.observed import Expected, PodView, Reading, next_loss
 from shoal.planner.podset import Limits, plan_podset, surge_of
 from shoal.planner.pool import SETTLE_SECONDS
 from shoal.planner.rayview import NO_CLUSTER, RayView
@@ -179,16 +179,18 @@ def _end_of(spec: RLJobSpec, observed: JobObserved, now: float) -> list[Verdict]
 def _attempts(observed: JobObserved) -> RoleAttempts:
     """Failures per role so far: restarts of containers, and pods that failed as a whole.
 
-    Each failure of a pod is counted once, and stays counted when another pod takes its place.
+    Each failure of a pod is looked at once, and stays counted when another pod takes its place. One that a disruption,
+    a deletion or the pod's node has brought about is seen and not counted.
     """
     old = observed.status.attempts
     roles = {Role.TRAINER: old.trainer, Role.DATA: old.data, Role.AGENT: old.agents}
     counted: dict[str, int] = {}
     for pod in observed.pods:
-        failures = pod.restarts + int(pod.phase == "Failed")
-        if pod.role in roles and failures:
-            counted[pod.uid] = failures
-            roles[pod.role] += max(0, failures - old.counted.get(pod.uid, 0))
+        ends = pod.restarts + int(pod.phase == "Failed")
+        if pod.role in roles and ends:
+            counted[pod.uid] = ends
+            if pod.own_fault and not pod.disrupted and not pod.deleting:
+                roles[pod.role] += max(0, ends - old.counted.get(pod.uid, 0))
     return RoleAttempts(trainer=roles[Role.TRAINER], data=roles[Role.DATA], agents=roles[Role.AGENT], counted=counted)
 
 
@@ -199,7 +201,9 @@ def _pod_actions(
         return [pod for pod in observed.pods if pod.role == role]
 
     lingering = ended_at is not None and now < ended_at + LINGER_SECONDS
-    actions = plan_singleton(Role.DATA, of(Role.DATA), desired.data, observed.expected, wanted=running or lingering)
+    actions = plan_singleton(
+        Role.DATA, of(Role.DATA), desired.data, observed.expected, wanted=running or lingering, now=now
+    )
     # They begin once the data manager answers. After that they outlive its silence: it may begin anew, and an operator
     # that has just started has not asked it yet.
     answers = observed.data.value is not None
@@ -208,23 +212,24 @@ def _pod_actions(
     trains = trains and observed.ray.allows(running=bool(trainers))
     if observed.ray.known or not trains:
         actions += plan_singleton(
-            Role.TRAINER, trainers, desired.trainer, observed.expected, wanted=trains, keep_finished=True
+            Role.TRAINER, trainers, desired.trainer, observed.expected, wanted=trains, now=now, keep_finished=True
         )
     works = running and bool(answers or agents) and observed.fleet.exists
     works = works and all(pool.exists for pool in observed.environments)
     # A queue admits a number of pods: while it does, a template change may not add to them.
     limits = Limits(0, 1) if observed.queue.managed else Limits(surge_of(desired.agents), 0)
-    return actions + _agent_actions(desired, agents, desired.agents if works else 0, observed.expected, limits)
+    return actions + _agent_actions(desired, agents, desired.agents if works else 0, observed.expected, limits, now)
 
 
 def _agent_actions(
-    desired: JobDesired, pods: list[PodView], count: int, expected: Expected, limits: Limits
+    desired: JobDesired, pods: list[PodView], count: int, expected: Expected, limits: Limits, now: float
 ) -> list[Action]:
     plan = plan_podset(
         pods,
         count,
         desired.agent["metadata"]["annotations"][SPEC_HASH],
         limits=limits,
+        now=now,
         creating=expected.creating(Role.AGENT),
         deletions=expected.deletions,
     )
@@ -381,4 +386,6 @@ def _requeue(
     elif status.phase in (JobPhase.PENDING, JobPhase.STARTING):
         deadlines.append(now + SETTLE_SECONDS)
     later = [deadline - now for deadline in deadlines if deadline > now]
+    loss = next_loss(observed.pods, now)
+    later += [loss] if loss is not None else []
     return max(0.1, min(later)) if later else None

@@ -68,6 +68,7 @@ def plan_podset(
     current_hash: str,
     *,
     limits: Limits,
+    now: float,
     creating: int = 0,
     deletions: frozenset[str] = frozenset(),
     busy: Busy = idle,
@@ -80,6 +81,7 @@ def plan_podset(
         desired: how many there should be.
         current_hash: hash of the current template; a pod of another is replaced within surge and unavailable.
         limits: bounds of this pass.
+        now: seconds since the epoch.
         creating: creations asked for that the cache does not show yet.
         deletions: UIDs whose deletion was asked for and is not visible yet.
         busy: work that a pod carries; idle pods are let go first.
@@ -87,15 +89,15 @@ def plan_podset(
             "".
 
     A pod that is being deleted still counts against `desired + surge` until it is gone, so that the set never exceeds
-    its
-    bound at any instant. Pods that are gated or unschedulable are held: deleting and re-creating them only makes churn.
+    its bound at any instant; one that is disrupted, or that nobody ends on its node, does not. Pods that are gated or
+    unschedulable are held: deleting and re-creating them only makes churn.
     """
-    leaving = [pod for pod in pods if pod.deleting or pod.uid in deletions]
+    leaving = [pod for pod in pods if (pod.deleting or pod.uid in deletions) and pod.holds_place(now)]
     alive = [pod for pod in pods if not pod.deleting and pod.uid not in deletions]
-    dead = [pod for pod in alive if pod.finished]
-    live = [pod for pod in alive if not pod.finished]
+    dead = [pod for pod in alive if pod.finished or pod.lost(now)]
+    live = [pod for pod in alive if not pod.finished and not pod.lost(now)]
     stale = {pod.uid: reason for pod in live if (reason := _stale_reason(pod, current_hash, replace))}
-    removals = [Removal(pod, "Finished", gracious=False) for pod in dead]
+    removals = [Removal(pod, "Finished" if pod.finished else "Lost", gracious=False) for pod in dead]
     removals += _surplus(live, stale, desired, creating, busy)
     chosen = {removal.pod.uid for removal in removals}
     removals += _outdated([pod for pod in live if pod.uid not in chosen], stale, desired, limits, busy)

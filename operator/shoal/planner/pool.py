@@ -18,7 +18,7 @@ from shoal.planner.actions import Action, CreatePod, DeletePod, Manifest, Plan, 
 from shoal.planner.children import changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.holders import Blocked, idle_maker
-from shoal.planner.observed import Expected, PodView, Reading
+from shoal.planner.observed import Expected, PodView, Reading, next_loss
 from shoal.planner.podset import Limits, PodSetPlan, plan_podset, surge_of
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import soonest
@@ -110,7 +110,7 @@ def plan_pool(
     broker_pods = [pod for pod in observed.pods if pod.role == Role.BROKER]
     # A suspended pool keeps its broker until the last member is gone: members are retired through it.
     serves = not spec.suspend or any(pod.role == Role.ENVIRONMENT for pod in observed.pods)
-    actions += plan_singleton(Role.BROKER, broker_pods, desired.broker, observed.expected, wanted=serves)
+    actions += plan_singleton(Role.BROKER, broker_pods, desired.broker, observed.expected, wanted=serves, now=now)
     counts, memory, wake = _counts(spec, list(desired.members), observed, memory, now)
     changes, partial = _change_members(spec, desired, observed, counts, now)
     actions += changes
@@ -126,6 +126,7 @@ def plan_pool(
     # What blocks a pool ends with an event; until then nothing can be done about its size.
     moving = partial or gone or (status.replicas != status.desired_replicas and observed.blocked is None)
     wait = soonest(SETTLE_SECONDS if moving else wake, _next_age(spec, observed.pods, now), idle_wake)
+    wait = soonest(wait, next_loss(observed.pods, now))
     return Plan(tuple(actions), status.to_json(), wait, memory)
 
 
@@ -233,6 +234,7 @@ def _plan_members(
         count,
         manifest["metadata"]["annotations"][SPEC_HASH],
         limits=limits,
+        now=now,
         creating=observed.expected.creating(expectation(variant)),
         deletions=observed.expected.deletions,
         busy=lambda pod: _slots(observed.broker, pod).leased,

@@ -1,15 +1,18 @@
 """A role that must exist at most once: broker, gateway, data manager, trainer.
 
 Its pod has a fixed name, so that the API server itself refuses a second one; a replacement is created only after the
-old pod
-is gone. That is what StatefulSet promises, and what a single writer of a database needs.
+old pod is gone. That is what StatefulSet promises, and what a single writer of a database needs. A broker and a gateway
+are no such writers: members and engines hold the truth, so one on a node that answers no more is given up.
 """
 
 from collections.abc import Sequence
 
-from shoal.api.labels import SPEC_HASH
+from shoal.api.labels import SPEC_HASH, Role
 from shoal.planner.actions import Action, CreatePod, DeletePod, Manifest
 from shoal.planner.observed import Expected, PodView
+
+STATELESS = frozenset({Role.BROKER, Role.GATEWAY})
+"""Roles that may run twice for a while: what they know, they read from members and engines again."""
 
 
 def plan_singleton(
@@ -19,6 +22,7 @@ def plan_singleton(
     expected: Expected,
     *,
     wanted: bool,
+    now: float,
     keep_finished: bool = False,
 ) -> list[Action]:
     """At most one action: create the pod, or let an outdated, finished or unwanted one go.
@@ -29,6 +33,7 @@ def plan_singleton(
         manifest: the pod as it should be.
         expected: effects that the cache does not show yet.
         wanted: whether the role should run at all.
+        now: seconds since the epoch.
         keep_finished: leave a pod that has succeeded in place (a trainer that is done).
     """
     current = manifest["metadata"]["annotations"][SPEC_HASH]
@@ -36,7 +41,12 @@ def plan_singleton(
         return [CreatePod(role, manifest)] if wanted and expected.creating(role) == 0 else []
     actions: list[Action] = []
     for pod in pods:
-        if pod.deleting or pod.uid in expected.deletions:
+        if pod.deleting:
+            given_up = role in STATELESS or pod.finished
+            if given_up and pod.lost(now) and pod.uid not in expected.deletions:
+                actions.append(DeletePod(role, pod.name, pod.uid, "Lost", force=True))
+            continue
+        if pod.uid in expected.deletions:
             continue
         if not wanted:
             actions.append(DeletePod(role, pod.name, pod.uid, "NotWanted"))

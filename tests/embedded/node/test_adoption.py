@@ -6,6 +6,7 @@ import os
 import signal
 
 from shoal.kube.resources import PODS
+from shoal.planner.observed import view
 from shoal_embedded.node.procfs import read_process
 from tests.embedded.node.running import (
     NodeProcess,
@@ -95,3 +96,23 @@ async def test_sigterm_ends_everything(own_node: NodeProcess, own_pods: PodClien
     own_node.start()
     await own_pods.until("polite", lambda pod: main_status(pod)["restartCount"] == 1 and is_ready(pod))
     assert phase(await own_pods.get("over")) == "Succeeded"
+
+
+async def test_a_stopped_node_takes_the_blame_for_what_it_ends(own_node: NodeProcess, own_pods: PodClient) -> None:
+    """Also where a program ends with 0 when it is told to: it has not done its work, and starts again."""
+    told = shell(
+        "trap 'exit 0' TERM; touch up; sleep 60 & wait", readinessProbe={"exec": {"command": ["test", "-e", "up"]}}
+    )
+    await own_pods.create("job", told, restartPolicy="OnFailure")
+    await own_pods.create("service", shell(TELLS_PID, readinessProbe=LISTENS))
+    for name in ("job", "service"):
+        await own_pods.until(name, is_ready)
+    for count in (1, 2):
+        own_node.end()
+        own_node.start()
+        for name in ("job", "service"):
+            await own_pods.until(
+                name, lambda pod, count=count: main_status(pod)["restartCount"] == count and is_ready(pod)
+            )
+            restarted = await own_pods.get(name)
+            assert not view(restarted).own_fault, main_status(restarted)["lastState"]

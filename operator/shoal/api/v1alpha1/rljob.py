@@ -15,11 +15,19 @@ from shoal.api.v1alpha1.jobtrainer import Trainer
 
 
 class BackoffLimit(ApiModel):
-    """Failures of a role after which the job fails; a role's own restarts count."""
+    """Failures of a role after which the job fails.
 
-    trainer: Annotated[int, Field(ge=0, le=10_000, description="Failures of the trainer.")] = 6
-    data: Annotated[int, Field(ge=0, le=10_000, description="Failures of the data manager.")] = 6
-    agents: Annotated[int, Field(ge=0, le=10_000, description="Failures of agents, all together.")] = 20
+    A failure is an end of the role's container `main`, or of an init container, that it brought about itself: an exit,
+    running out of its memory limit, a failed liveness probe. Never counted: sidecars; pods that end by preemption,
+    eviction, drain or the loss of their node (`DisruptionTarget`), by deletion, or because their node turned them away,
+    was restarted or was shut down. Zero fails the job at the first failure.
+    """
+
+    trainer: Annotated[int, Field(ge=0, le=10_000, description="Failures of the trainer that the job survives.")] = 6
+    data: Annotated[int, Field(ge=0, le=10_000, description="Failures of the data manager that the job survives.")] = 6
+    agents: Annotated[
+        int, Field(ge=0, le=10_000, description="Failures of agents, all together, that the job survives.")
+    ] = 20
 
 
 class SuccessPolicy(ApiModel):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
-from shoal.api.labels import MANAGED_BY, MANAGER, Role
+from shoal.api.labels import MAIN, MANAGED_BY, MANAGER, Role
 from shoal.api.v1alpha1.common import PodTemplate
 from shoal.api.v1alpha1.jobqueue import PodSetAdmission
 from shoal.api.v1alpha1.rljob import RLJobSpec
@@ -13,7 +13,6 @@ from shoal.builders.defaults import RESTRICTED_CONTAINER
 from shoal.builders.images import Images
 from shoal.builders.merge import strategic_merge
 from shoal.builders.owner import Owner
-from shoal.builders.pods import MAIN
 from shoal.builders.security import USER
 from shoal.builders.storage import model_volume, shared_volume
 

@@ -7,10 +7,10 @@ to drain and delete.
 from copy import deepcopy
 from typing import Any
 
-from shoal.api.labels import OWNER_UID, ROLE, SPEC_HASH, Role
+from shoal.api.labels import MAIN, OWNER_UID, ROLE, SPEC_HASH, Role
 from shoal.builders.hashing import spec_hash
 from shoal.builders.owner import Owner
-from shoal.builders.pods import MAIN, TOKENS_VOLUME, shoal_labels
+from shoal.builders.pods import TOKENS_VOLUME, shoal_labels
 
 Manifest = dict[str, Any]
 
