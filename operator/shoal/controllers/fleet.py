@@ -1,9 +1,8 @@
-"""RolloutFleet: observe, plan, apply, report."""
+"""What a pass over a RolloutFleet observes, builds and decides."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
-
-from pydantic import ValidationError
 
 from shoal.api.labels import PORTS, Role
 from shoal.api.services.models import GatewayStatus
@@ -20,98 +19,79 @@ from shoal.builders import fleet
 from shoal.builders.children import build_service, build_tokens
 from shoal.builders.network import fleet_policies
 from shoal.builders.owner import Owner
-from shoal.controllers.context import Context, service_of, url_of
-from shoal.controllers.effects import Subject
+from shoal.controllers.context import Context
+from shoal.controllers.scaffold import KindController, Pass
 from shoal.engine.keys import ObjectKey
-from shoal.engine.manager import Result
-from shoal.engine.scrape import Target
+from shoal.engine.store import Store
 from shoal.kube.resources import ROLLOUT_FLEETS
+from shoal.planner.actions import Plan
 from shoal.planner.fleet import FleetDesired, FleetObserved, FleetReading, expectation, plan_fleet
-from shoal.planner.observed import PodView, Reading
 from shoal.planner.sizing import ScaleMemory
 
 Json = dict[str, Any]
 
-STALE_SECONDS = 15.0
-"""A gateway that has not answered for this long is told of as not ready."""
 
-
-class FleetController:
+class FleetController(KindController[RolloutFleetSpec, FleetDesired, FleetObserved]):
     """Reconciles RolloutFleets."""
 
+    resource = ROLLOUT_FLEETS
+    spec = RolloutFleetSpec
+    role = Role.GATEWAY
+    message = GatewayStatus
+
     def __init__(self, context: Context) -> None:
-        self._context = context
+        super().__init__(context)
         self._memory: dict[str, ScaleMemory] = {}
+
+    @property
+    def store(self) -> Store[Json]:
+        """The cache of fleets."""
+        return self._context.world.fleets
+
+    def owner(self, key: ObjectKey, uid: str) -> Owner:
+        """Return the identity of a fleet."""
+        return fleet.fleet_owner(key.name, key.namespace, uid)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a fleet that is gone."""
         self._memory.pop(uid, None)
 
-    async def reconcile(self, key: ObjectKey) -> Result:
-        """One pass over the fleet of this key; a fleet that is gone needs none, its children are garbage collected."""
-        context = self._context
-        body = context.world.fleets.get(key)
-        if body is None or "deletionTimestamp" in body["metadata"]:
-            return Result()
-        owner = fleet.fleet_owner(key.name, key.namespace, body["metadata"]["uid"])
-        pods = context.world.workers_of(owner.namespace, owner.uid)
-        tokens = context.world.taken_by(owner.namespace, owner.uid, owner.secret)
-        gateway = service_of(pods, Role.GATEWAY)
-        subject = Subject(owner, ROLLOUT_FLEETS, gateway.ip if gateway else "", tokens)
-        try:
-            spec = RolloutFleetSpec.model_validate(body["spec"])
-        except ValidationError as error:
-            await context.reject(subject, body, error)
-            return Result()
-        targets = {Role.GATEWAY: Target(url_of(gateway), GatewayStatus)} if gateway else {}
-        context.scraper.set_targets(owner.uid, targets)
-        desired = build(owner, spec, context)
-        plan = plan_fleet(
-            spec,
-            desired,
-            self._observe(owner, body, pods, spec, desired),
-            self._memory.get(owner.uid, ScaleMemory()),
-            context.now,
-        )
-        self._memory[owner.uid] = plan.memory
-        return await context.carry_out(subject, body, plan)
-
-    def _observe(
-        self, owner: Owner, body: Json, pods: list[PodView], spec: RolloutFleetSpec, desired: FleetDesired
-    ) -> FleetObserved:
-        context = self._context
-        roles = [Role.GATEWAY, Role.ENGINE, *(expectation(group.name) for group in spec.worker_groups)]
+    async def observe(self, at: Pass[RolloutFleetSpec]) -> FleetObserved:
+        """Return what the caches and the gateway say."""
+        context, owner = self._context, at.owner
+        roles = [Role.GATEWAY, Role.ENGINE, *(expectation(group.name) for group in at.spec.worker_groups)]
         return FleetObserved(
-            generation=body["metadata"].get("generation", 0),
-            status=read_status(RolloutFleetStatus, context.status.current(body)),
-            pods=pods,
+            generation=at.generation,
+            status=read_status(RolloutFleetStatus, context.status.current(at.body)),
+            pods=at.pods,
             children=context.world.children_of(owner.namespace, owner.uid),
             expected=context.effects.expected(owner, roles),
-            gateway=self._reading(owner.uid),
-            blocked=context.neighbours.blocked(desired.engines.values()),
+            gateway=self.read(owner.uid, GatewayStatus, read_gateway),
         )
 
-    def _reading(self, uid: str) -> Reading[FleetReading]:
-        seen = self._context.scraper.get(uid, Role.GATEWAY)
-        if seen is None or not isinstance(seen.value, GatewayStatus):
-            return Reading(error=seen.error if seen else "")
-        age = seen.age(self._context.clock.now())
-        return Reading(read_gateway(seen.value) if age < STALE_SECONDS else None, age, seen.error)
+    def build(self, at: Pass[RolloutFleetSpec], observed: FleetObserved) -> FleetDesired:
+        """Return every object of the fleet."""
+        owner, spec, context = at.owner, at.spec, self._context
+        engine = partial(context.neighbours.engine, owner)
+        return FleetDesired(
+            children=(
+                *build_tokens(owner, Role.ENGINE, Role.AGENT),
+                build_service(owner, Role.GATEWAY),
+                *fleet_policies(owner, context.network),
+            ),
+            gateway=fleet.build_gateway(owner, spec, context.images),
+            engines=fleet.build_engines(owner, spec, context.images, engine),
+            selector=fleet.engine_selector(owner.name),
+            endpoint=owner.url(Role.GATEWAY, PORTS[Role.GATEWAY]),
+        )
 
-
-def build(owner: Owner, spec: RolloutFleetSpec, context: Context) -> FleetDesired:
-    """Every object of a fleet."""
-    return FleetDesired(
-        children=(
-            *build_tokens(owner, Role.ENGINE, Role.AGENT),
-            build_service(owner, Role.GATEWAY),
-            *fleet_policies(owner, context.network),
-        ),
-        gateway=fleet.build_gateway(owner, spec, context.images),
-        engines=fleet.build_engines(owner, spec, context.images, partial(context.neighbours.engine, owner)),
-        selector=fleet.engine_selector(owner.name),
-        endpoint=owner.url(Role.GATEWAY, PORTS[Role.GATEWAY]),
-    )
+    def plan(self, at: Pass[RolloutFleetSpec], desired: FleetDesired, observed: FleetObserved) -> Plan:
+        """Decide, and remember the size."""
+        uid = at.owner.uid
+        observed = replace(observed, blocked=self._context.neighbours.blocked(desired.engines.values()))
+        plan = plan_fleet(at.spec, desired, observed, self._memory.get(uid, ScaleMemory()), self._context.now)
+        self._memory[uid] = plan.memory
+        return plan
 
 
 def read_gateway(status: GatewayStatus) -> FleetReading:

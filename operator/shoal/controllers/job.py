@@ -1,13 +1,13 @@
-"""RLJob: observe, plan, apply, report."""
+"""What a pass over an RLJob observes, builds and decides."""
 
 from dataclasses import replace
+from math import inf
 from typing import Any
-
-from pydantic import ValidationError
 
 from shoal.api.labels import Role
 from shoal.api.services.trajectories import DataStatus
 from shoal.api.tolerant import part, parts, read_conditions, read_status
+from shoal.api.v1alpha1.jobplanes import EnvironmentSource
 from shoal.api.v1alpha1.jobstatus import (
     EvaluationStatus,
     RewardStatus,
@@ -21,17 +21,15 @@ from shoal.builders import job
 from shoal.builders.children import build_service, build_tokens
 from shoal.builders.network import job_policies
 from shoal.builders.owner import Owner
-from shoal.controllers.context import Context, service_of, url_of
-from shoal.controllers.effects import Subject
+from shoal.controllers.context import Context
+from shoal.controllers.scaffold import KindController, Pass
 from shoal.engine.keys import ObjectKey
-from shoal.engine.manager import Result
-from shoal.engine.scrape import Target
 from shoal.engine.store import Store, by_owner_uid
 from shoal.kube.resources import RL_JOBS
 from shoal.neighbours.neighbour import JobPass
-from shoal.planner.admission import RETRY_SECONDS, QueueDecision
+from shoal.planner.actions import Plan
+from shoal.planner.admission import RETRY_SECONDS
 from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReading, ended, plan_job
-from shoal.planner.observed import PodView, Reading
 from shoal.planner.rayview import NO_CLUSTER, RayView
 
 Json = dict[str, Any]
@@ -40,50 +38,66 @@ OPERATOR = "rl.shoal.dev/operator"
 """The `managedBy` of jobs that this operator looks after; others are another controller's (MultiKueue's, say)."""
 
 
-class JobController:
+class JobController(KindController[RLJobSpec, JobDesired, JobObserved]):
     """Reconciles RLJobs."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    resource = RL_JOBS
+    spec = RLJobSpec
+    role = Role.DATA
+    message = DataStatus
 
-    async def reconcile(self, key: ObjectKey) -> Result:
-        """One pass over the job of this key; a job that is gone needs none, its children are garbage collected."""
-        context = self._context
-        body = context.world.jobs.get(key)
-        if (
-            body is None
-            or "deletionTimestamp" in body["metadata"]
-            or part(body, "spec").get("managedBy", OPERATOR) != OPERATOR
-        ):
-            return Result()
-        owner = job.job_owner(key.name, key.namespace, body["metadata"]["uid"])
-        pods = context.world.pods_of(owner.namespace, owner.uid)
-        subject = Subject(owner, RL_JOBS)
-        try:
-            spec = RLJobSpec.model_validate(body["spec"])
-        except ValidationError as error:
-            await context.reject(subject, body, error)
-            return Result()
-        data = service_of(pods, Role.DATA)
-        context.scraper.set_targets(owner.uid, {Role.DATA: Target(url_of(data), DataStatus)} if data else {})
-        at_work = self._pass(owner, body, spec)
-        queue = await context.neighbours.admit(at_work)
-        spec = context.neighbours.placed(spec, queue)
-        ray = context.neighbours.ray_cluster(replace(at_work, spec=spec))
-        observed = self._observe(owner, body, pods, spec, queue, ray)
-        plan = plan_job(spec, build(owner, spec, context, observed.ray), observed, context.now)
-        if queue.retry:
-            plan = replace(plan, requeue_after=RETRY_SECONDS)
-        return await context.carry_out(subject, body, plan)
+    @property
+    def store(self) -> Store[Json]:
+        """The cache of jobs."""
+        return self._context.world.jobs
 
-    def _pass(self, owner: Owner, body: Json, spec: RLJobSpec) -> JobPass:
-        context, world = self._context, self._context.world
-        status = read_status(RLJobStatus, context.status.current(body))
+    def owner(self, key: ObjectKey, uid: str) -> Owner:
+        """Return the identity of a job."""
+        return job.job_owner(key.name, key.namespace, uid)
+
+    def ours(self, body: Json) -> bool:
+        """Return whether the job is left to this operator by `managedBy`."""
+        return bool(part(body, "spec").get("managedBy", OPERATOR) == OPERATOR)
+
+    async def observe(self, at: Pass[RLJobSpec]) -> JobObserved:
+        """Return what the caches, the neighbours and the data manager say."""
+        context, world, owner = self._context, self._context.world, at.owner
+        job_pass = self._pass(at)
+        queue = await context.neighbours.admit(job_pass)
+        spec = context.neighbours.placed(at.spec, queue)
+        return JobObserved(
+            generation=at.generation,
+            status=job_pass.status,
+            pods=at.pods,
+            children=world.children_of(owner.namespace, owner.uid),
+            expected=context.effects.expected(owner, (Role.DATA, Role.TRAINER, Role.AGENT)),
+            fleet=self._fleet(owner, spec),
+            environments=[self._pool(owner, source) for source in spec.environments],
+            data=self.read(owner.uid, DataStatus, read_data, stale=inf),
+            queue=queue,
+            ray=context.neighbours.ray_cluster(replace(job_pass, spec=spec)),
+        )
+
+    def build(self, at: Pass[RLJobSpec], observed: JobObserved) -> JobDesired:
+        """Return every object of the job, placed as its queue admits it."""
+        return build(at.owner, self._placed(at, observed), self._context, observed.ray)
+
+    def plan(self, at: Pass[RLJobSpec], desired: JobDesired, observed: JobObserved) -> Plan:
+        """Decide; look again soon where the queue waits for something of which no event tells."""
+        plan = plan_job(self._placed(at, observed), desired, observed, self._context.now)
+        return replace(plan, requeue_after=RETRY_SECONDS) if observed.queue.retry else plan
+
+    def _placed(self, at: Pass[RLJobSpec], observed: JobObserved) -> RLJobSpec:
+        return self._context.neighbours.placed(at.spec, observed.queue)
+
+    def _pass(self, at: Pass[RLJobSpec]) -> JobPass:
+        context, world, owner = self._context, self._context.world, at.owner
+        status = read_status(RLJobStatus, context.status.current(at.body))
         over = ended(status)
         return JobPass(
             owner=owner,
-            labels=body["metadata"].get("labels") or {},
-            spec=spec,
+            labels=at.body["metadata"].get("labels") or {},
+            spec=at.spec,
             status=status,
             end=over[0] if over else None,
             now=context.now,
@@ -92,49 +106,17 @@ class JobController:
             refusal=lambda kind: context.effects.refusal(owner, kind),
         )
 
-    def _observe(
-        self, owner: Owner, body: Json, pods: list[PodView], spec: RLJobSpec, queue: QueueDecision, ray: RayView
-    ) -> JobObserved:
-        context = self._context
-        world = context.world
+    def _pool(self, owner: Owner, source: EnvironmentSource) -> DependencyView:
+        key = ObjectKey(owner.namespace, job.pool_name(owner.name, source))
+        return dependency("EnvironmentPool", self._context.world.pools, key, owner.uid, owned=source.ref is None)
 
-        def at(name: str) -> ObjectKey:
-            return ObjectKey(owner.namespace, name)
-
-        return JobObserved(
-            generation=body["metadata"].get("generation", 0),
-            status=read_status(RLJobStatus, context.status.current(body)),
-            pods=pods,
-            children=world.children_of(owner.namespace, owner.uid),
-            expected=context.effects.expected(owner, (Role.DATA, Role.TRAINER, Role.AGENT)),
-            fleet=self._fleet(owner, at(job.fleet_name(owner.name, spec)), owned=spec.fleet.ref is None),
-            environments=[
-                dependency(
-                    "EnvironmentPool",
-                    world.pools,
-                    at(job.pool_name(owner.name, source)),
-                    owner.uid,
-                    owned=source.ref is None,
-                )
-                for source in spec.environments
-            ],
-            data=self._reading(owner.uid),
-            queue=queue,
-            ray=ray,
-        )
-
-    def _fleet(self, owner: Owner, key: ObjectKey, *, owned: bool) -> DependencyView:
+    def _fleet(self, owner: Owner, spec: RLJobSpec) -> DependencyView:
+        key = ObjectKey(owner.namespace, job.fleet_name(owner.name, spec))
         fleets = self._context.world.fleets
-        view = dependency("RolloutFleet", fleets, key, owner.uid, owned=owned)
+        view = dependency("RolloutFleet", fleets, key, owner.uid, owned=spec.fleet.ref is None)
         status = read_status(RolloutFleetStatus, part(fleets.get(key), "status"))
         run = status.weight_version.run
         return replace(view, held_by=run if run != job.run_of(owner) else "")
-
-    def _reading(self, uid: str) -> Reading[JobReading]:
-        seen = self._context.scraper.get(uid, Role.DATA)
-        if seen is None or not isinstance(seen.value, DataStatus):
-            return Reading(error=seen.error if seen else "")
-        return Reading(read_data(seen.value), seen.age(self._context.clock.now()), seen.error)
 
 
 def build(owner: Owner, spec: RLJobSpec, context: Context, ray: RayView = NO_CLUSTER) -> JobDesired:

@@ -156,8 +156,8 @@ def _wire(
             context.scraper.set_targets(uid, {})
             context.status.forget(uid)
             context.effects.forget(uid)
-            pool.forget(uid)
-            fleet.forget(uid)
+            for controller in (pool, fleet, job):
+                controller.forget(uid)
 
     for name, resource, store in (
         ("pools", ENVIRONMENT_POOLS, world.pools),

@@ -1,26 +1,23 @@
-"""EnvironmentPool: observe, plan, apply, report."""
+"""What a pass over an EnvironmentPool observes, builds and decides."""
 
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
-
 from shoal.api.labels import PORTS, Role
-from shoal.api.services.leases import BrokerStatus
+from shoal.api.services.leases import DEFAULT_VARIANT, BrokerStatus
 from shoal.api.tolerant import read_status
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus, PoolUsage
 from shoal.builders import environment
 from shoal.builders.children import build_service, build_tokens
 from shoal.builders.network import pool_policies
 from shoal.builders.owner import Owner
-from shoal.controllers.context import Context, service_of, url_of
-from shoal.controllers.effects import Subject
+from shoal.controllers.context import Context
+from shoal.controllers.scaffold import KindController, Pass
 from shoal.engine.keys import ObjectKey
-from shoal.engine.manager import Result
-from shoal.engine.scrape import Target
+from shoal.engine.store import Store
 from shoal.kube.resources import ENVIRONMENT_POOLS
-from shoal.planner.observed import PodView, Reading
+from shoal.planner.actions import Plan
 from shoal.planner.pool import (
     MemberSlots,
     PoolDesired,
@@ -34,86 +31,74 @@ from shoal.planner.sizing import Refill, ScaleMemory
 
 Json = dict[str, Any]
 
-STALE_SECONDS = 15.0
-"""A broker that has not answered for this long is told of as not ready; its last report no longer sizes the pool."""
 
-
-class PoolController:
+class PoolController(KindController[EnvironmentPoolSpec, PoolDesired, PoolObserved]):
     """Reconciles EnvironmentPools."""
 
+    resource = ENVIRONMENT_POOLS
+    spec = EnvironmentPoolSpec
+    role = Role.BROKER
+    message = BrokerStatus
+
     def __init__(self, context: Context) -> None:
-        self._context = context
+        super().__init__(context)
         self._memory: dict[str, dict[str, ScaleMemory]] = {}
         self._refills: dict[str, Refill] = {}
+
+    @property
+    def store(self) -> Store[Json]:
+        """The cache of pools."""
+        return self._context.world.pools
+
+    def owner(self, key: ObjectKey, uid: str) -> Owner:
+        """Return the identity of a pool."""
+        return environment.pool_owner(key.name, key.namespace, uid)
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a pool that is gone."""
         self._memory.pop(uid, None)
         self._refills.pop(uid, None)
 
-    async def reconcile(self, key: ObjectKey) -> Result:
-        """One pass over the pool of this key; a pool that is gone needs none, its children are garbage collected."""
-        context = self._context
-        body = context.world.pools.get(key)
-        if body is None or "deletionTimestamp" in body["metadata"]:
-            return Result()
-        owner = environment.pool_owner(key.name, key.namespace, body["metadata"]["uid"])
-        pods = context.world.workers_of(owner.namespace, owner.uid)
-        tokens = context.world.taken_by(owner.namespace, owner.uid, owner.secret)
-        broker = service_of(pods, Role.BROKER)
-        subject = Subject(owner, ENVIRONMENT_POOLS, broker.ip if broker else "", tokens)
-        try:
-            spec = EnvironmentPoolSpec.model_validate(body["spec"])
-        except ValidationError as error:
-            await context.reject(subject, body, error)
-            return Result()
-        self._watch_broker(owner.uid, broker)
-        desired = build(owner, spec, context)
-        refill = Refill.at_rate(self._refills.get(owner.uid), spec.scale.refill_rate, context.now)
-        observed = replace(self._observe(owner, body, pods, desired), allowance=int(refill.left))
-        plan = plan_pool(spec, desired, observed, self._memory.get(owner.uid, {}), context.now)
-        self._memory[owner.uid] = plan.memory
-        self._refills[owner.uid] = refill.less(created_members(plan))
-        return await context.carry_out(subject, body, plan)
-
-    def _watch_broker(self, uid: str, broker: PodView | None) -> None:
-        targets = {Role.BROKER: Target(url_of(broker), BrokerStatus)} if broker else {}
-        self._context.scraper.set_targets(uid, targets)
-
-    def _observe(self, owner: Owner, body: Json, pods: list[PodView], desired: PoolDesired) -> PoolObserved:
-        context = self._context
-        roles = [Role.BROKER, Role.ENVIRONMENT, *(expectation(variant) for variant in desired.members)]
+    async def observe(self, at: Pass[EnvironmentPoolSpec]) -> PoolObserved:
+        """Return what the caches and the broker say."""
+        context, owner = self._context, at.owner
+        variants = [variant.name for variant in at.spec.variants] or [DEFAULT_VARIANT]
+        roles = [Role.BROKER, Role.ENVIRONMENT, *(expectation(variant) for variant in variants)]
         return PoolObserved(
-            generation=body["metadata"].get("generation", 0),
-            status=read_status(EnvironmentPoolStatus, context.status.current(body)),
-            pods=pods,
+            generation=at.generation,
+            status=read_status(EnvironmentPoolStatus, context.status.current(at.body)),
+            pods=at.pods,
             children=context.world.children_of(owner.namespace, owner.uid),
             expected=context.effects.expected(owner, roles),
-            broker=self._reading(owner.uid),
-            blocked=context.neighbours.blocked(desired.members.values()),
+            broker=self.read(owner.uid, BrokerStatus, read_broker),
         )
 
-    def _reading(self, uid: str) -> Reading[PoolReading]:
-        seen = self._context.scraper.get(uid, Role.BROKER)
-        if seen is None or not isinstance(seen.value, BrokerStatus):
-            return Reading(error=seen.error if seen else "")
-        age = seen.age(self._context.clock.now())
-        return Reading(read_broker(seen.value) if age < STALE_SECONDS else None, age, seen.error)
+    def build(self, at: Pass[EnvironmentPoolSpec], observed: PoolObserved) -> PoolDesired:
+        """Return every object of the pool."""
+        owner, spec, context = at.owner, at.spec, self._context
+        member = partial(context.neighbours.member, owner, spec)
+        return PoolDesired(
+            children=(
+                *build_tokens(owner, Role.ENVIRONMENT, Role.AGENT),
+                build_service(owner, Role.BROKER),
+                *pool_policies(owner, spec.isolation, context.network),
+            ),
+            broker=environment.build_broker(owner, spec, context.images),
+            members=environment.build_members(owner, spec, context.images, member),
+            selector=environment.member_selector(owner.name),
+            endpoint=owner.url(Role.BROKER, PORTS[Role.BROKER]),
+        )
 
-
-def build(owner: Owner, spec: EnvironmentPoolSpec, context: Context) -> PoolDesired:
-    """Every object of a pool."""
-    return PoolDesired(
-        children=(
-            *build_tokens(owner, Role.ENVIRONMENT, Role.AGENT),
-            build_service(owner, Role.BROKER),
-            *pool_policies(owner, spec.isolation, context.network),
-        ),
-        broker=environment.build_broker(owner, spec, context.images),
-        members=environment.build_members(owner, spec, context.images, partial(context.neighbours.member, owner, spec)),
-        selector=environment.member_selector(owner.name),
-        endpoint=owner.url(Role.BROKER, PORTS[Role.BROKER]),
-    )
+    def plan(self, at: Pass[EnvironmentPoolSpec], desired: PoolDesired, observed: PoolObserved) -> Plan:
+        """Decide within what the refill rate allows now, and remember sizes and allowance."""
+        uid, now = at.owner.uid, self._context.now
+        refill = Refill.at_rate(self._refills.get(uid), at.spec.scale.refill_rate, now)
+        blocked = self._context.neighbours.blocked(desired.members.values())
+        observed = replace(observed, allowance=int(refill.left), blocked=blocked)
+        plan = plan_pool(at.spec, desired, observed, self._memory.get(uid, {}), now)
+        self._memory[uid] = plan.memory
+        self._refills[uid] = refill.less(created_members(plan))
+        return plan
 
 
 def read_broker(status: BrokerStatus) -> PoolReading:
