@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,8 @@ from shoal_workers.trainer.algorithm.correctors import (
     MaskedImportanceSampling,
     TruncatedImportanceSampling,
 )
-from shoal_workers.trainer.algorithm.losses import PpoClip, shares
+from shoal_workers.trainer.algorithm.losses import Aggregation, shares
+from shoal_workers.trainer.algorithm.ppo_clip import PpoClip
 from shoal_workers.trainer.algorithm.selectors import SELECTORS, EntropyTop
 
 REWARDS = st.lists(st.floats(-10, 10), min_size=1, max_size=16).map(np.array)
@@ -53,7 +56,8 @@ def test_advantages_follow_shifts_and_permutations(
 
 def test_grpo_by_hand() -> None:
     advantages = Grpo(epsilon=1e-9).advantages(np.array([1.0, 0.0, 0.0, 0.0]))
-    assert advantages == pytest.approx([3**0.5, -(3**-0.5), -(3**-0.5), -(3**-0.5)])
+    assert advantages == pytest.approx([1.5, -0.5, -0.5, -0.5])
+    assert Grpo().advantages(np.array([1.0])) == pytest.approx([0.0])
 
 
 @given(rewards=REWARDS.filter(lambda rewards: len(rewards) > 1))
@@ -97,27 +101,30 @@ def test_sequence_weights_by_hand() -> None:
     assert mean.tolist() == pytest.approx(np.exp([0.3, 0.3, 0.0]).tolist(), rel=1e-5)
 
 
-def _tokens(ratio: list[float], advantages: list[float], weights: list[float] | None = None) -> LossTokens:
-    """Tokens whose policy has `ratio` to the old one; the vocabulary has two tokens and the first was picked."""
+def tokens_of(ratio: list[float], advantages: list[float], weights: list[float] | None = None) -> LossTokens:
+    """Tokens of one row each, whose policy has `ratio` to the old one; of two words the first was picked."""
     old = torch.full((len(ratio),), 0.4).log()
     logprobs = (old + torch.tensor(ratio).log()).requires_grad_()
-    log_distribution = torch.stack([logprobs, torch.log1p(-logprobs.exp())], dim=-1)
+    other = torch.log1p(-logprobs.exp())
+    row = torch.arange(len(ratio))
     return LossTokens(
         logprobs=logprobs,
-        log_distribution=log_distribution,
+        entropy=-(logprobs.exp() * logprobs + other.exp() * other),
         old_logprobs=old,
         advantages=torch.tensor(advantages),
         weights=torch.tensor(weights or [1.0] * len(ratio)),
-        share=shares(torch.arange(len(ratio)), "token"),
+        share=shares(row, row, "token"),
+        row=row,
+        trajectory=row,
     )
 
 
 def test_ppo_clip_by_hand() -> None:
-    tokens = _tokens([1.5, 1.5, 0.5, 0.5, 1.1], [1.0, -1.0, 1.0, -1.0, 2.0], [1.0, 1.0, 1.0, 1.0, 0.5])
+    tokens = tokens_of([1.5, 1.5, 0.5, 0.5, 1.1], [1.0, -1.0, 1.0, -1.0, 2.0], [1.0, 1.0, 1.0, 1.0, 0.5])
     result = PpoClip().compute(tokens)
     gains = [1.28, -1.5, 0.5, -0.8, 0.5 * 1.1 * 2.0]
     assert float(result.loss.detach()) == pytest.approx(-sum(gains) / 5, rel=1e-5)
-    assert result.figures["clip_fraction"] == pytest.approx(2 / 5)
+    assert float(result.figures["clip_fraction"]) == pytest.approx(2 / 5)
     result.loss.backward()  # type: ignore[no-untyped-call]
     gradient = tokens.logprobs.grad
     assert gradient is not None
@@ -125,34 +132,41 @@ def test_ppo_clip_by_hand() -> None:
 
 
 def test_kl_and_entropy_by_hand() -> None:
-    tokens = _tokens([1.0], [0.0])
+    tokens = tokens_of([1.0], [0.0])
     old = 0.4
     entropy = -(old * np.log(old) + (1 - old) * np.log(1 - old))
     assert float(PpoClip(entropy=0.5).compute(tokens).loss.detach()) == pytest.approx(-0.5 * entropy, rel=1e-5)
-    reference = torch.tensor([[0.5, 0.5]]).log()
-    full = LossTokens(**{**_fields(tokens), "reference": reference})
-    expected = old * np.log(old / 0.5) + (1 - old) * np.log((1 - old) / 0.5)
-    result = PpoClip(kl=2.0, kl_estimator="full").compute(full)
-    assert float(result.loss.detach()) == pytest.approx(2 * expected, rel=1e-4)
-    sampled = LossTokens(**{**_fields(tokens), "reference": reference[:, 0]})
+    full = replace(tokens, divergence=torch.tensor([0.25]))
+    assert float(PpoClip(kl=2.0, kl_estimator="full").compute(full).loss.detach()) == pytest.approx(0.5)
+    sampled = replace(tokens, reference=torch.tensor([0.5]).log())
     difference = np.log(0.5 / old)
     result = PpoClip(kl=2.0, kl_estimator="k3").compute(sampled)
     assert float(result.loss.detach()) == pytest.approx(2 * (np.exp(difference) - difference - 1), rel=1e-4)
 
 
-def _fields(tokens: LossTokens) -> dict[str, torch.Tensor]:
-    names = ("logprobs", "log_distribution", "old_logprobs", "advantages", "weights", "share")
-    return {name: getattr(tokens, name) for name in names}
+def test_a_kl_term_without_a_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match="no reference"):
+        PpoClip(kl=0.1).compute(tokens_of([1.0], [0.0]))
 
 
-@given(row=st.lists(st.integers(0, 5), min_size=1, max_size=20), level=st.sampled_from(["token", "sequence"]))
-def test_shares_make_a_mean(row: list[int], level: str) -> None:
+AGGREGATIONS: list[Aggregation] = ["token", "sequence", "group"]
+
+
+@given(row=st.lists(st.integers(0, 5), min_size=1, max_size=20), level=st.sampled_from(AGGREGATIONS))
+def test_shares_make_a_mean(row: list[int], level: Aggregation) -> None:
     rows = torch.tensor(sorted(row))
-    share = shares(rows, level)  # type: ignore[arg-type]
+    groups = rows // 2
+    share = shares(rows, groups, level)
     assert float(share.sum()) == pytest.approx(1.0, abs=1e-5)
-    if level == "sequence":
-        totals = [float(share[rows == number].sum()) for number in set(row)]
+    counted = {"sequence": rows, "group": groups}.get(level)
+    if counted is not None:
+        totals = [float(share[counted == number].sum()) for number in counted.unique()]
         assert totals == pytest.approx([1 / len(totals)] * len(totals), abs=1e-5)
+
+
+def test_constant_shares_do_not_depend_on_lengths() -> None:
+    rows = torch.tensor([0, 1, 1, 1])
+    assert shares(rows, rows, "constant", length=10).tolist() == pytest.approx([1 / 20] * 4)
 
 
 @given(entropy=st.lists(st.floats(0, 3), min_size=1, max_size=20), fraction=st.floats(0.05, 1))

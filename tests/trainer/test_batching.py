@@ -34,10 +34,11 @@ def _group(masks: list[list[int]], rewards: list[float]) -> TrainGroup:
 
 def test_two_turns_of_two_trajectories() -> None:
     batch = make_rows([_group([[0, 0, 1, 1, 0, 1], [0, 1]], [1.0, 0.0])], Rloo(), 128)
-    assert batch.token_ids.tolist() == [[10, 11, 12, 13, 14, 15], [10, 11, 0, 0, 0, 0]]
-    assert batch.sampled.tolist() == [[False, False, True, True, False, True], [False, True] + [False] * 4]
-    assert batch.turn.tolist() == [[-1, -1, 0, 0, -1, 1], [-1, 2, -1, -1, -1, -1]]
-    assert batch.versions.tolist() == [[-1, -1, 2, 0, -1, 2], [-1, 1, -1, -1, -1, -1]]
+    assert batch.token_ids.tolist() == [10, 11, 12, 13, 14, 15, 10, 11]
+    assert batch.starts.tolist() == [0, 6, 8]
+    assert batch.sampled.tolist() == [False, False, True, True, False, True, False, True]
+    assert batch.turn.tolist() == [-1, -1, 0, 0, -1, 1, -1, 2]
+    assert batch.versions.tolist() == [-1, -1, 2, 0, -1, 2, -1, 1]
     assert batch.advantages.tolist() == [1.0, -1.0]
     assert batch.of_tokens(batch.trajectory).tolist() == [0, 0, 0, 1]
 
@@ -47,7 +48,7 @@ def test_only_sampled_tokens_count(masks: list[list[int]]) -> None:
     masks[0][1] = 1
     batch = make_rows([_group(masks, [float(index) for index in range(len(masks))])], Grpo(), 128)
     kept = [mask for mask in masks if any(mask[1:])]
-    assert batch.sampled.sum(1).tolist() == [sum(mask[1:]) for mask in kept]
+    assert batch.counts.tolist() == [sum(mask[1:]) for mask in kept]
     assert bool((batch.behaviour[~batch.sampled] == 0).all())
     assert bool((batch.versions[batch.sampled] >= 0).all())
     turns = batch.turn[batch.sampled]
@@ -60,9 +61,10 @@ def test_segments_of_one_trajectory_share_its_advantage() -> None:
         id="a", segments=[_segment([0, 1]), _segment([0, 1, 1])], reward=1, outcome=EpisodeOutcome.OK, turns=2
     )
     group = TrainGroup(id="g", task_id="t", trajectories=[first, trajectory("b", 0.0, [1], [2], [-1.0])])
-    batch = make_rows([group], Rloo(), 128)
-    assert batch.trajectory.tolist() == [0, 0, 1]
-    assert batch.advantages.tolist() == [1.0, 1.0, -1.0]
+    batch = make_rows([group, group], Rloo(), 128)
+    assert batch.trajectory.tolist() == [0, 0, 1, 2, 2, 3]
+    assert batch.group.tolist() == [0, 0, 0, 1, 1, 1]
+    assert batch.advantages.tolist() == [1.0, 1.0, -1.0] * 2
 
 
 def test_segments_longer_than_the_model_takes_are_left_out_and_counted() -> None:

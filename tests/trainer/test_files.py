@@ -24,7 +24,13 @@ def test_a_version_is_a_model_that_loads_with_true_checksums(tmp_path: Path) -> 
     with torch.no_grad():
         model.get_output_embeddings().weight.add_(1.0)  # type: ignore[no-untyped-call]
     target = publish.publish(
-        tmp_path / "versions", model, publish.companions_of(str(tmp_path / "model")), version=3, step=2, run="lake-1"
+        tmp_path / "versions",
+        model,
+        model.state_dict(),
+        publish.companions_of(str(tmp_path / "model")),
+        version=3,
+        step=2,
+        run="lake-1",
     )
     assert (target.version, target.run) == (3, "lake-1")
     folder = Path(target.path)

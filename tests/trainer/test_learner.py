@@ -13,7 +13,7 @@ import torch
 from shoal.api.services.trajectories import TrainGroup
 from shoal_workers.service import ConfigurationError
 from shoal_workers.trainer.algorithm import learning_rule
-from shoal_workers.trainer.learner import Learner, NonFiniteError
+from shoal_workers.trainer.learner import Learner
 from shoal_workers.trainer.model import load_model
 from tests.models import write_model
 from tests.trainer.fakes import trajectory, two_armed
@@ -56,9 +56,8 @@ def sampled(
     return [TrainGroup(id="g", task_id="t", trajectories=rows)]
 
 
-# Adam's first update of a weight is its gradient's sign nearly: rounding of the smallest gradients shows in it.
-@pytest.mark.parametrize(("temperature", "tolerance"), [(1.0, 1e-5), (0.5, 2e-4)])
-def test_the_step_is_the_formula(folder: Path, temperature: float, tolerance: float) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_step_is_the_formula(folder: Path, temperature: float) -> None:
     learner = make(folder, temperature=temperature)
     groups = sampled(learner, temperature=temperature)
     twin = copy.deepcopy(learner.model)
@@ -69,7 +68,7 @@ def test_the_step_is_the_formula(folder: Path, temperature: float, tolerance: fl
     for row in groups[0].trajectories:
         ids = torch.tensor([row.segments[0].token_ids])
         every = torch.log_softmax(twin(ids).logits[0, :-1] / temperature, -1).gather(-1, ids[0, 1:, None])[2:, 0]
-        advantage = (row.reward - 0.5) / (0.5 + 1e-4)
+        advantage = (row.reward - 0.5) / (3**-0.5 + 1e-4)
         ratio = (every - every.detach()).exp()
         total = total - (ratio * advantage).sum()
         count += len(every)
@@ -80,8 +79,11 @@ def test_the_step_is_the_formula(folder: Path, temperature: float, tolerance: fl
 
     assert figures["loss"] == pytest.approx(float(loss.detach()), abs=1e-5)
     assert figures["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
-    for name, value in twin.state_dict().items():
-        assert torch.allclose(learner.model.state_dict()[name], value, atol=tolerance), name
+    # Not the weights: Adam's first update is nearly a gradient's sign, and rounding of the smallest shows in it.
+    moments = learner.state()["moments"]
+    for name, value in twin.named_parameters():
+        expected = optimizer.state[value]["exp_avg"]
+        assert torch.allclose(moments[name]["exp_avg"], expected, atol=1e-6), name
 
 
 def test_figures_say_what_the_batch_was_like(folder: Path) -> None:
@@ -119,7 +121,7 @@ def test_micro_batches_change_nothing(folder: Path) -> None:
 def test_every_epoch_and_minibatch_is_an_update(folder: Path) -> None:
     learner = make(folder, epochs=3, minibatches=2)
     learner.train(sampled(learner), 0, 0)
-    steps = {int(state["step"]) for state in learner.state()["optimizer"]["state"].values()}
+    steps = {int(state["step"]) for state in learner.state()["moments"].values()}
     assert steps == {6}
 
 
@@ -207,7 +209,7 @@ def test_a_batch_with_nothing_to_learn_from_changes_nothing(folder: Path, change
     after = learner.state()
     for name, value in before["model"].items():
         assert torch.equal(after["model"][name], value), name
-    assert str(after["optimizer"]["state"]) == str(before["optimizer"]["state"])
+    assert str(after["moments"]) == str(before["moments"])
     assert torch.equal(after["generator"], before["generator"])
 
 
@@ -221,12 +223,18 @@ def test_what_is_too_long_does_not_keep_the_rest_from_being_learned(folder: Path
     assert twin.train([TrainGroup(id="g", task_id="t", trajectories=rows)], 0, 0)["segments_too_long"] == 0
 
 
-def test_numbers_that_are_none_stop_training(folder: Path) -> None:
-    learner = make(folder)
-    with torch.no_grad():
-        learner.model.get_output_embeddings().weight[0, 0] = float("nan")  # type: ignore[no-untyped-call]
-    with pytest.raises(NonFiniteError, match="the loss is nan"):
-        learner.train(two_armed(0), 0, 0)
+def test_a_gradient_that_is_no_number_leaves_everything_as_it_was(folder: Path) -> None:
+    learner = make(folder, optimizer={"learning_rate": 1e-2, "weight_decay": 0.1})
+    learner.train(two_armed(0), 0, 0)
+    before = copy.deepcopy(learner.state())
+    poisoned = two_armed(0)
+    poisoned[0].trajectories[0].segments[0].logprobs[-1] = float("nan")
+    figures = learner.train(poisoned, 1, 1)
+    assert (figures["updates_skipped"], math.isinf(figures["logprob_gap"])) == (1, True)
+    after = learner.state()
+    assert all(torch.equal(after["model"][name], value) for name, value in before["model"].items())
+    assert str(after["moments"]) == str(before["moments"])
+    assert learner.train(two_armed(0), 2, 2)["updates_skipped"] == 0
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

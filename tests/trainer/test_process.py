@@ -30,7 +30,7 @@ def updates(folder: Path) -> int:
     """Optimizer updates that the newest checkpoint's weights have had."""
     found = checkpoint.newest(folder / "checkpoints")
     assert found is not None
-    steps = {int(state["step"]) for state in found[1]["optimizer"]["state"].values()}
+    steps = {int(state["step"]) for state in found[1]["moments"].values()}
     assert len(steps) == 1
     return steps.pop()
 

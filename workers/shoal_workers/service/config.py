@@ -11,20 +11,15 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+# Not this package's own, so that what serves nothing can refuse a configuration without the libraries of a service.
+from shoal_workers.configuration import ConfigurationError as ConfigurationError
+from shoal_workers.configuration import from_validation as from_validation
+
 CONFIG_VARIABLE = "SHOAL_CONFIG"
 TERMINATION_LOG_VARIABLE = "SHOAL_TERMINATION_LOG"
 KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
-
-
-class ConfigurationError(Exception):
-    """The configuration cannot work; `field` is the path of what is wrong and `cause` says why."""
-
-    def __init__(self, field: str, cause: str) -> None:
-        super().__init__(f"{field}: {cause}")
-        self.field = field
-        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -55,15 +50,7 @@ def load_config(model: type[ConfigT], environment: Mapping[str, str] = os.enviro
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise from_validation(error) from None
-
-
-def from_validation(error: ValidationError, prefix: str = CONFIG_VARIABLE) -> ConfigurationError:
-    """The first wrong field of a validation error, and how many more there are."""
-    first, *more = error.errors(include_url=False)
-    path = ".".join([prefix, *(str(part) for part in first["loc"])])
-    suffix = f" (and {len(more)} more)" if more else ""
-    return ConfigurationError(path, f"{first['msg']}{suffix}")
+        raise from_validation(error, CONFIG_VARIABLE) from None
 
 
 def write_termination_message(message: str, environment: Mapping[str, str] = os.environ) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from shoal.api.services.common import StrategyConfig
-from shoal_workers.service.config import ConfigurationError, from_validation
+from shoal_workers.configuration import ConfigurationError, from_validation
 
 
 class NamedStrategy(BaseModel):

@@ -15,7 +15,7 @@ from typing import Any
 
 from shoal.api.services.models import WeightsTarget
 from shoal.api.services.roles.trainer import TrainerConfig
-from shoal_workers.service.config import ConfigurationError
+from shoal_workers.configuration import ConfigurationError
 from shoal_workers.trainer import strays
 from shoal_workers.trainer.progress import Progress
 

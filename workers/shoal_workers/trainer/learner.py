@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,75 +12,74 @@ from torch import Tensor
 
 from shoal.api.services.roles.trainer import TrainerConfig
 from shoal.api.services.trajectories import TrainGroup
-from shoal_workers.trainer.algorithm import LearningRule, LossTokens
-from shoal_workers.trainer.algorithm.losses import entropies, shares
+from shoal_workers.trainer import state
+from shoal_workers.trainer.algorithm import LearningRule
 from shoal_workers.trainer.batching import TrainRows, make_rows
-from shoal_workers.trainer.figures import logprob_gap, summary
+from shoal_workers.trainer.figures import logprob_gap, mismatch, summary
+from shoal_workers.trainer.gang import Gang, alone
+from shoal_workers.trainer.memory import fitting_tokens
+from shoal_workers.trainer.model import compute_type
+from shoal_workers.trainer.policy import Policy
 from shoal_workers.trainer.schedule import learning_rate
-from shoal_workers.trainer.scoring import distribution, micro_batches, picked
+from shoal_workers.trainer.scoring import Passes, hidden, score
+from shoal_workers.trainer.sharding import Snapshot, prepare, snapshot, swapped, whole
+from shoal_workers.trainer.update import Fixed, Original, Updates
+from shoal_workers.trainer.vocabulary import Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-State = dict[str, Tensor]
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or a gradient is not a number any more; training on would destroy the policy."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Fixed:
-    """What is constant during a step: N sampled tokens in the batch's order; row i has tokens starts[i]:starts[i+1]."""
-
-    old_logprobs: Tensor
-    weights: Tensor
-    advantages: Tensor
-    chosen: Tensor
-    trajectory: Tensor
-    reference: Tensor | None
-    starts: Tensor
-
-    def tokens_of(self, rows: Tensor) -> Tensor:
-        """Indices of the tokens of `rows`, row by row."""
-        return torch.cat([torch.arange(int(self.starts[row]), int(self.starts[row + 1])) for row in rows])
 
 
 class Learner:
     """Trains a causal language model; not thread-safe.
 
-    `verify_versions` of the newest weights are kept in memory, so that log-probs of tokens that a version sampled can
-    be compared with what the engine said, also when the trainer has moved on. `reference` are the weights that the loss
-    keeps the policy near, at first those of `model` as it was given; None where the loss has no such term.
+    Weights, moments and updates are float32; passes compute in the configured type. `verify_versions` of the newest
+    weights are kept in memory, so that log-probs of tokens that a version sampled can be compared with what the engine
+    said, also when the trainer has moved on. `reference` are the weights that the loss keeps the policy near, at first
+    those of `model` as it was given; None where the loss has no such term. `gaps` has the greatest difference of the
+    last step by version.
     """
 
-    def __init__(self, model: PreTrainedModel, rule: LearningRule, config: TrainerConfig) -> None:
-        self.model = model
+    def __init__(
+        self, model: PreTrainedModel, rule: LearningRule, config: TrainerConfig, gang: Gang | None = None
+    ) -> None:
+        gang = gang or alone()
+        dtype = compute_type(config)
+        placed: Any = model
+        self.model: PreTrainedModel = placed.to(gang.device, torch.float32)
+        policy = Policy(self.model, config.temperature)
+        prepare(policy, gang, dtype)
         self._rule = rule
         self._config = config
-        optimizer = config.optimizer
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=optimizer.learning_rate,
-            betas=(optimizer.beta1, optimizer.beta2),
-            weight_decay=optimizer.weight_decay,
-        )
-        self._generator = torch.Generator().manual_seed(config.seed)
-        self.reference = self._snapshot() if rule.loss.reference != "none" else None
-        self._known: OrderedDict[int, State] = OrderedDict()
+        self._passes = fitted(Passes(policy, gang, dtype, 0, config.micro_batch_rows), config)
+        self._optimizer = optimizer_of(self.model, config)
+        self._updates = Updates(self._passes, rule, config, self._optimizer)
+        self.reference = snapshot(policy, torch.float32) if rule.loss.reference != "none" else None
+        self._known: OrderedDict[int, Snapshot] = OrderedDict()
+        self.gaps: dict[int, float] = {}
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens of a micro-batch, at most."""
+        return self._passes.budget
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether layers are computed again backward."""
+        return self._passes.policy.checkpointing
 
     def remember(self, version: int) -> None:
         """The weights as they are now are `version`."""
         if self._config.verify_versions:
-            self._known[version] = self._snapshot()
+            self._known[version] = snapshot(self._passes.policy, self._passes.dtype)
             while len(self._known) > self._config.verify_versions:
                 self._known.popitem(last=False)
 
     def train(self, groups: Sequence[TrainGroup], step: int, version: int) -> dict[str, float]:
         """One step (from 0) by the groups, starting from the weights `version`; the step's figures.
 
-        Groups without a sampled token that can be trained on leave weights and optimizer as they are. Raises
-        NonFiniteError, the weights then being of no use.
+        Groups without a sampled token that can be trained on leave weights and optimizer as they are, and so does an
+        update whose loss or gradient is not finite: `updates_skipped` counts those.
         """
         batch = make_rows(groups, self._rule.advantage, self._config.max_model_len)
         rate = learning_rate(self._config.optimizer, step, self._config.steps)
@@ -91,130 +89,93 @@ class Learner:
     def _learn(self, groups: Sequence[TrainGroup], batch: TrainRows, version: int, rate: float) -> dict[str, float]:
         """Updates at `rate` by a batch of at least one row."""
         fixed = self._before(batch)
-        figures = summary(groups, batch, fixed.weights, version)
-        scored = {version: fixed.old_logprobs}
-        figures |= logprob_gap(self.model, batch, self._known, scored, self._size, self._config.temperature)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        figures |= self._optimize(batch, fixed)
-        return {**figures, "tokens_trained": float(fixed.chosen.sum())}
+        figures = self._updates.run(batch, fixed, self._at_once)
+        figures |= summary(groups, batch, fixed.weights, version) | mismatch(batch, fixed.old_logprobs)
+        gap, self.gaps = logprob_gap(self._passes, batch, self._known, {version: fixed.old_logprobs})
+        return {**figures, **gap, "tokens_trained": float(fixed.chosen.sum())}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold to go on exactly here."""
-        return {
-            "model": self._snapshot(),
-            "optimizer": self._optimizer.state_dict(),
-            "generator": self._generator.get_state(),
-        }
+        """What a checkpoint must hold to go on exactly here: whole, on the CPU, whatever the number of processes."""
+        return state.of(self.model, self._optimizer) | {"generator": self._updates.generator.get_state()}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; raises KeyError or RuntimeError where it is of another model."""
-        self.model.load_state_dict(state["model"])
-        # A copy, because the optimizer goes on in the very tensors that it is given.
-        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self._generator.set_state(state["generator"])
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from `saved`; raises ValueError where it is of another model."""
+        state.load(self.model, self._optimizer, saved)
+        self._updates.generator.set_state(saved["generator"])
 
-    @property
-    def _size(self) -> int:
-        return self._config.micro_batch_rows
-
-    def _snapshot(self) -> State:
-        # Tied weights must stay one tensor: two copies would be two different values of one parameter.
-        copies: dict[int, Tensor] = {}
-        snapshot: State = {}
-        for name, value in self.model.state_dict().items():
-            if value.data_ptr() not in copies:
-                copies[value.data_ptr()] = value.detach().to("cpu", copy=True)
-            snapshot[name] = copies[value.data_ptr()]
-        return snapshot
-
-    def _distribution(self, batch: TrainRows, rows: Tensor, state: State | None = None) -> tuple[Tensor, Tensor]:
-        """See `distribution`: of the model, or of the weights `state`, at the temperature of the batches."""
-        return distribution(self.model, batch, rows, self._config.temperature, state)
+    def weights(self) -> dict[str, Tensor]:
+        """All weights, whole, on the CPU, in the type that passes compute in: what is published."""
+        return state.weights(self.model, self._passes.dtype)
 
     @torch.no_grad()
-    def _before(self, batch: TrainRows) -> _Fixed:
-        """Log-probs, weights and choice of tokens under the weights at the start of the step."""
-        logprobs, entropy, reference = [], [], []
-        for rows in micro_batches(torch.arange(batch.rows), self._size):
-            log_distribution, tokens = self._distribution(batch, rows)
-            logprobs.append(picked(log_distribution, tokens))
-            entropy.append(entropies(log_distribution))
-            if self.reference is not None:
-                wanted, _ = self._distribution(batch, rows, self.reference)
-                reference.append(wanted if self._rule.loss.reference == "full" else picked(wanted, tokens))
-        old = torch.cat(logprobs)
-        device = old.device
-        trajectory = batch.of_tokens(batch.trajectory).to(device)
-        turn = batch.turn[batch.sampled].to(device)
-        behaviour = batch.behaviour[batch.sampled].to(device)
-        counts = batch.sampled.sum(1)
-        return _Fixed(
-            old_logprobs=old,
-            weights=self._rule.corrector.weights(old, behaviour, trajectory),
+    def _before(self, batch: TrainRows) -> Fixed:
+        """What is known of the tokens before the first update."""
+        size, device = int(batch.sampled.sum()), self._passes.gang.device
+        fixed = Fixed(
+            old_logprobs=torch.zeros(size, device=device),
+            weights=torch.zeros(size, device=device),
             advantages=batch.of_tokens(batch.advantages).to(device),
-            chosen=self._rule.selector.select(torch.cat(entropy), turn),
-            trajectory=trajectory,
-            reference=torch.cat(reference) if reference else None,
-            starts=torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
+            behaviour=batch.behaviour[batch.sampled].to(device),
+            chosen=torch.ones(size, dtype=torch.bool, device=device),
+            trajectory=batch.of_tokens(batch.trajectory).to(device),
+            group=batch.of_tokens(batch.group).to(device),
+            row=batch.of_tokens(torch.arange(batch.rows)).to(device),
+            original=self._original(batch),
         )
+        if not self._at_once:
+            scores = score(self._passes, batch)
+            turn = batch.turn[batch.sampled].to(device)
+            fixed.old_logprobs.copy_(scores.logprobs)
+            fixed.weights.copy_(self._rule.corrector.weights(scores.logprobs, fixed.behaviour, fixed.trajectory))
+            fixed.chosen.copy_(self._rule.selector.select(scores.entropy, turn))
+        return fixed
 
-    def _optimize(self, batch: TrainRows, fixed: _Fixed) -> dict[str, float]:
-        """All epochs and minibatches; figures are means over them."""
-        total: dict[str, float] = {}
-        updates = 0
-        for _ in range(self._config.epochs):
-            order = torch.randperm(batch.rows, generator=self._generator)
-            for minibatch in torch.tensor_split(order, min(self._config.minibatches, batch.rows)):
-                for name, value in self._update(batch, fixed, minibatch).items():
-                    total[name] = total.get(name, 0.0) + value
-                updates += 1
-        return {name: value / updates for name, value in total.items()}
+    @property
+    def _at_once(self) -> bool:
+        """Whether the only update of a step may compute the old log-probs itself: its own are the same numbers."""
+        single = self._config.epochs * self._config.minibatches == 1
+        return single and self._rule.corrector.local and self._rule.selector.everything
 
-    def _update(self, batch: TrainRows, fixed: _Fixed, minibatch: Tensor) -> dict[str, float]:
-        """One optimizer step by the rows of a minibatch."""
-        self._optimizer.zero_grad(set_to_none=True)
-        # Rows of like length together: padding is computed for nothing.
-        ordered = minibatch[torch.argsort(batch.lengths[minibatch])]
-        share = self._shares(fixed, ordered)
-        figures: dict[str, float] = {}
-        for rows in micro_batches(ordered, self._size):
-            part = self._accumulate(batch, fixed, rows, share)
-            figures = {name: figures.get(name, 0.0) + value for name, value in part.items()}
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.optimizer.grad_clip)
-        if not torch.isfinite(norm):
-            raise NonFiniteError(f"the gradient's norm is {float(norm)}")
-        self._optimizer.step()
-        return {**figures, "grad_norm": float(norm)}
+    def _original(self, batch: TrainRows) -> Original | None:
+        """What the loss asks for of the original weights."""
+        kind = self._rule.loss.reference
+        if self.reference is None or kind == "none":
+            return None
+        with swapped(self._passes.policy, self.reference):
+            if kind == "sampled":
+                return Original(score(self._passes, batch).logprobs)
+            head = self._passes.policy.head()
+            weight = whole(head.weight).to(self._passes.dtype, copy=True)
+            bias = None if head.bias is None else whole(head.bias).to(self._passes.dtype, copy=True)
+            return Original(None, hidden(self._passes, batch), Head(weight, bias, head.scale, head.cap))
 
-    def _shares(self, fixed: _Fixed, rows: Tensor) -> Tensor:
-        """Each token's share [N] of the minibatch's mean; 0 for tokens outside it or not chosen."""
-        tokens = fixed.tokens_of(rows)
-        tokens = tokens[fixed.chosen[tokens].cpu()]
-        share = torch.zeros_like(fixed.old_logprobs)
-        share[tokens] = shares(fixed.trajectory[tokens], self._rule.loss.aggregation)
-        return share
 
-    def _accumulate(self, batch: TrainRows, fixed: _Fixed, rows: Tensor, share: Tensor) -> dict[str, float]:
-        """Forward and backward of one micro-batch."""
-        log_distribution, token_ids = self._distribution(batch, rows)
-        tokens = fixed.tokens_of(rows).to(token_ids.device)
-        result = self._rule.loss.compute(
-            LossTokens(
-                logprobs=picked(log_distribution, token_ids),
-                log_distribution=log_distribution,
-                old_logprobs=fixed.old_logprobs[tokens],
-                advantages=fixed.advantages[tokens],
-                weights=fixed.weights[tokens],
-                share=share[tokens],
-                reference=fixed.reference[tokens] if fixed.reference is not None else None,
-            )
-        )
-        loss = float(result.loss.detach())
-        if loss != loss or loss in (float("inf"), float("-inf")):
-            raise NonFiniteError(f"the loss is {loss}")
-        result.loss.backward()  # type: ignore[no-untyped-call]
-        return {"loss": loss, **result.figures}
+def fitted(passes: Passes, config: TrainerConfig) -> Passes:
+    """The passes with as many tokens at once as the configuration says, or as fit; layers are checkpointed where it
+    says so, or, where it leaves that open, where the longest sequence would not fit otherwise.
+    """
+    passes.policy.checkpointing = bool(config.activation_checkpointing)
+    budget = config.tokens_per_micro_batch or fitting_tokens(passes, config.max_model_len)
+    if budget < config.max_model_len and config.activation_checkpointing is None:
+        passes.policy.checkpointing = True
+        budget = config.tokens_per_micro_batch or fitting_tokens(passes, config.max_model_len)
+    passes.policy.zero_grad(set_to_none=True)
+    return replace(passes, budget=budget)
+
+
+def optimizer_of(model: PreTrainedModel, config: TrainerConfig) -> torch.optim.Optimizer:
+    """AdamW over the weights that are trained."""
+    optimizer = config.optimizer
+    trained = [value for value in model.parameters() if value.requires_grad]
+    return torch.optim.AdamW(
+        trained,
+        lr=optimizer.learning_rate,
+        betas=(optimizer.beta1, optimizer.beta2),
+        weight_decay=optimizer.weight_decay,
+        fused=trained[0].device.type == "cuda",
+    )
 
 
 def _nothing(groups: Sequence[TrainGroup], batch: TrainRows, version: int) -> dict[str, float]:

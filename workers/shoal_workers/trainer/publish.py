@@ -20,6 +20,7 @@ from shoal.api.services.models import WeightsTarget
 from shoal_workers.trainer.files import new_folder, numbered, replace_file, sha256
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 MANIFEST = "manifest.json"
@@ -28,17 +29,25 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json")
 
 
 def publish(
-    folder: Path, model: PreTrainedModel, companions: Mapping[str, bytes], version: int, step: int, run: str
+    folder: Path,
+    model: PreTrainedModel,
+    weights: Mapping[str, Tensor],
+    companions: Mapping[str, bytes],
+    version: int,
+    step: int,
+    run: str,
 ) -> WeightsTarget:
     """Write `version` of `run` and make it the latest; an old folder of the same number is replaced.
 
-    `companions` are the files that go with the weights (see `companions_of`).
+    `weights` are written as a checkpoint of `model`'s class; `companions` are the files that go with them (see
+    `companions_of`).
     """
     target = folder / str(version)
     with new_folder(target) as temporary:
         for name, content in companions.items():
             (temporary / name).write_bytes(content)
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=dict(weights))
+        _name_type(temporary / "config.json", weights)
         for path in temporary.iterdir():
             path.chmod(0o644)
         manifest = _manifest(temporary, version, step)
@@ -47,6 +56,15 @@ def publish(
     published = WeightsTarget(version=version, path=str(target), checksum=checksum, run=run)
     replace_file(folder / LATEST, published.model_dump_json().encode())
     return published
+
+
+def _name_type(config: Path, weights: Mapping[str, Tensor]) -> None:
+    """Let the model's configuration name the type that the weights are written in: engines go by it."""
+    floating = next(value.dtype for value in weights.values() if value.is_floating_point())
+    content = orjson.loads(config.read_bytes())
+    config.write_bytes(
+        orjson.dumps(content | {"dtype": str(floating).removeprefix("torch.")}, option=orjson.OPT_INDENT_2)
+    )
 
 
 def latest(folder: Path, run: str) -> WeightsTarget | None:

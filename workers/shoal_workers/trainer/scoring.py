@@ -1,44 +1,84 @@
-"""Log-probs of given tokens under a causal language model."""
+"""Log-probs of a batch's sampled tokens under the policy, or under other weights, without gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shoal_workers.trainer.batching import TrainRows
+from shoal_workers.trainer.gang import Gang
+from shoal_workers.trainer.packing import MicroBatch, Plan, lay_out, plan
+from shoal_workers.trainer.policy import Policy
+from shoal_workers.trainer.sharding import computing, settled
+
+Wanted = Literal["terms", "hidden"]
 
 
-def distribution(
-    model: nn.Module, batch: TrainRows, rows: Tensor, temperature: float, state: Mapping[str, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Log-probs [n, V] of the vocabulary at the n sampled tokens of `rows`, and the tokens [n]; in float32, row by row.
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How batches go through a policy: in which processes, in which type, and how many tokens at once."""
 
-    `temperature` (above 0) is the one that the tokens were drawn at: the policy that acted, and is trained, is
-    softmax(logits / temperature). `state` scores with those weights in place of the model's own. Padding is on the
-    right of a causal model, so it changes nothing before it and needs no attention mask.
-    """
-    length = int(batch.lengths[rows].max())
-    token_ids = batch.token_ids[rows, :length]
-    sampled = batch.sampled[rows, :length]
-    device = next(model.parameters()).device
-    arguments = {"input_ids": token_ids.to(device), "use_cache": False}
-    if state is None:
-        output = model(**arguments)
-    else:
-        placed = {name: value.to(device) for name, value in state.items()}
-        output = torch.func.functional_call(model, placed, (), arguments)
-    logits = output.logits[:, :-1][sampled[:, 1:].to(device)]
-    # In place, on what indexing has just copied: another [n, V] would cost as much memory as the log-probs themselves.
-    return torch.log_softmax(logits.float().div_(temperature), dim=-1), token_ids[sampled].to(device)
+    policy: Policy
+    gang: Gang
+    dtype: torch.dtype
+    budget: int
+    most_rows: int | None = None
 
+    def planned(self, batch: TrainRows, rows: Sequence[int]) -> Plan:
+        """The micro-batches of some rows, the same on every process."""
+        packed = self.policy.traits.packs and self.most_rows is None
+        return plan(batch.lengths.tolist(), rows, self.budget, packed, self.most_rows)
 
-def picked(log_distribution: Tensor, tokens: Tensor) -> Tensor:
-    """The log-probs [n] of the tokens [n]."""
-    return log_distribution.gather(-1, tokens[:, None]).squeeze(-1)
+    def own(self, batch: TrainRows, planned: Plan) -> Iterator[tuple[MicroBatch, bool]]:
+        """This process's micro-batches. All get as many, because a forward pass is a meeting of all: who has one less
+        takes the first again, which then does not count.
+        """
+        gang = self.gang
+        rounds = -(-len(planned) // gang.size)
+        for turn in range(rounds):
+            place = turn * gang.size + gang.rank
+            counts = place < len(planned)
+            yield lay_out(batch, planned[place if counts else 0]).to(gang.device), counts
 
 
-def micro_batches(rows: Tensor, size: int) -> Iterator[Tensor]:
-    """`rows` in parts of at most `size`."""
-    yield from torch.split(rows, size)
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of the batch's N sampled tokens, in order: log-probs [N] and entropies [N]; 0 where rows were left out."""
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+@torch.no_grad()
+def score(passes: Passes, batch: TrainRows, rows: Sequence[int] | None = None) -> Scores:
+    """The scores of the rows (None: all) under the policy's weights as they are."""
+    size = int(batch.sampled.sum())
+    both = torch.zeros(2, size, device=passes.gang.device)
+    with computing(passes.policy, passes.gang, passes.dtype):
+        for micro, counts in passes.own(batch, passes.planned(batch, range(batch.rows) if rows is None else rows)):
+            terms = passes.policy.terms(micro)
+            if counts:
+                both[0, micro.tokens] = terms.logprobs
+                both[1, micro.tokens] = terms.entropy
+    settled(passes.policy)
+    passes.gang.sum(both)
+    return Scores(both[0], both[1])
+
+
+@torch.no_grad()
+def hidden(passes: Passes, batch: TrainRows) -> Tensor:
+    """The last hidden states [N, D] before the batch's sampled tokens, in the type that passes compute in."""
+    size = int(batch.sampled.sum())
+    width = int(passes.policy.head().weight.shape[1])
+    states = torch.zeros(size, width, dtype=passes.dtype, device=passes.gang.device)
+    with computing(passes.policy, passes.gang, passes.dtype):
+        for micro, counts in passes.own(batch, passes.planned(batch, range(batch.rows))):
+            part = passes.policy.hidden(micro)
+            if counts:
+                states[micro.tokens] = part.to(states.dtype)
+    settled(passes.policy)
+    return passes.gang.sum(states)

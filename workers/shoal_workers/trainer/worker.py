@@ -62,7 +62,9 @@ class LearnerWorker:
         not known, so none are removed).
         """
         run = self._config.run
-        published = publish.publish(self._versions, self._learner.model, self._companions, version, step, run)
+        published = publish.publish(
+            self._versions, self._learner.model, self._learner.weights(), self._companions, version, step, run
+        )
         publish.prune(self._versions, self._config.versions_keep, in_use)
         return published
 

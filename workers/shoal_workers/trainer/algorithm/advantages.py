@@ -32,19 +32,22 @@ ADVANTAGES: Registry[AdvantageEstimator] = Registry(
 
 
 class Grpo(AdvantageEstimator):
-    """Group-relative: A_i = (r_i - mean r) / (std r + epsilon), with the population's std.
+    """Group-relative: A_i = (r_i - mean r) / (std r + epsilon), with the sample's std (of G - 1).
 
-    Source: Shao et al., DeepSeekMath (arXiv 2402.03300), eq. 4. `normalize: false` leaves the division out, as Dr. GRPO
-    does (Liu et al., arXiv 2503.20783), so that easy and hard groups weigh by their spread.
+    Source: Shao et al., DeepSeekMath (arXiv 2402.03300), eq. 4; std and epsilon as TRL and verl compute them.
+    `normalize: false` leaves the division out, as Dr. GRPO does (Liu et al., arXiv 2503.20783), so that easy and hard
+    groups weigh by their spread.
     """
 
     normalize: bool = True
     epsilon: float = Field(1e-4, gt=0)
 
     def advantages(self, rewards: Vector) -> Vector:
-        """Sum 0; standard deviation about 1 where rewards differ and `normalize` is set."""
+        """Sum 0; the sample's standard deviation is about 1 where rewards differ and `normalize` is set."""
         centred: Vector = rewards - rewards.mean()
-        return centred / float(rewards.std() + self.epsilon) if self.normalize else centred
+        if not self.normalize or len(rewards) < 2:
+            return centred
+        return centred / float(rewards.std(ddof=1) + self.epsilon)
 
 
 class Rloo(AdvantageEstimator):

@@ -21,6 +21,11 @@ class OffPolicyCorrector(NamedStrategy, ABC):
     `row` [N] numbers the trajectory of each token from 0. Invariant: equal log-probs give weights 1.
     """
 
+    @property
+    def local(self) -> bool:
+        """Whether a token's weight depends on that token alone: then no pass over the whole batch is needed first."""
+        return False
+
     @abstractmethod
     def weights(self, trainer: Tensor, behaviour: Tensor, row: Tensor) -> Tensor:
         """The factors [N] of the tokens' losses."""
@@ -46,6 +51,11 @@ def ratios(trainer: Tensor, behaviour: Tensor, row: Tensor, level: Level) -> Ten
 class Uncorrected(OffPolicyCorrector):
     """w = 1."""
 
+    @property
+    def local(self) -> bool:
+        """Nothing is looked at."""
+        return True
+
     def weights(self, trainer: Tensor, behaviour: Tensor, row: Tensor) -> Tensor:
         """Ones."""
         return torch.ones_like(trainer.detach())
@@ -62,6 +72,11 @@ class TruncatedImportanceSampling(OffPolicyCorrector):
     cap: float = Field(2.0, gt=0)
     level: Level = "token"
 
+    @property
+    def local(self) -> bool:
+        """Levels above the token look at whole trajectories."""
+        return self.level == "token"
+
     def weights(self, trainer: Tensor, behaviour: Tensor, row: Tensor) -> Tensor:
         """Between 0 and `cap`."""
         return ratios(trainer, behaviour, row, self.level).clamp(max=self.cap)
@@ -75,6 +90,11 @@ class MaskedImportanceSampling(OffPolicyCorrector):
 
     cap: float = Field(2.0, gt=1)
     level: Level = "token"
+
+    @property
+    def local(self) -> bool:
+        """Levels above the token look at whole trajectories."""
+        return self.level == "token"
 
     def weights(self, trainer: Tensor, behaviour: Tensor, row: Tensor) -> Tensor:
         """0, or between 1/cap and cap."""

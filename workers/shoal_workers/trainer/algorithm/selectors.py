@@ -17,6 +17,11 @@ class StepSelector(NamedStrategy, ABC):
     `turn` numbers the turns (model calls) of the whole batch from 0, ascending.
     """
 
+    @property
+    def everything(self) -> bool:
+        """Whether every token is chosen, whatever the batch: then no pass over it is needed first."""
+        return False
+
     @abstractmethod
     def select(self, entropy: Tensor, turn: Tensor) -> Tensor:
         """True where a token is trained on; at least one token where there are any."""
@@ -27,6 +32,11 @@ SELECTORS: Registry[StepSelector] = Registry("shoal.trainer.selection", "algorit
 
 class AllSteps(StepSelector):
     """Every sampled token."""
+
+    @property
+    def everything(self) -> bool:
+        """Yes."""
+        return True
 
     def select(self, entropy: Tensor, turn: Tensor) -> Tensor:
         """All true."""

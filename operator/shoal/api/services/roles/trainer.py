@@ -58,7 +58,19 @@ class TrainerConfig(RoleConfig):
     verify_versions: int = Field(
         3, ge=0, description="Newest weight versions whose log-probs are compared with the engines'; 0: none are."
     )
-    micro_batch_rows: int = Field(64, ge=1, description="Trajectory segments in one forward pass; bounds memory.")
+    tokens_per_micro_batch: int | None = Field(
+        None, ge=1, description="Tokens in one forward pass, which memory grows with. None: measured at the start."
+    )
+    micro_batch_rows: int | None = Field(
+        None,
+        ge=1,
+        description="Most rows in one forward pass, then one beside the other. None: as many as fit, packed.",
+    )
+    activation_checkpointing: bool | None = Field(
+        None,
+        description="Keep only each layer's input during a forward pass, and compute the rest again backward. None:"
+        " where the longest sequence would not fit otherwise.",
+    )
     learner_threads: int = Field(1, ge=1, description="CPU threads of the learner.")
     object_store_megabytes: int = Field(80, ge=76, description="Object store of a Ray head of the trainer's own.")
     seed: int = 0

@@ -1,0 +1,1 @@
+"""The learner on a GPU, measured; see `python -m bench.gpu --help`."""
