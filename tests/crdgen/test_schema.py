@@ -132,7 +132,10 @@ def test_every_node_is_typed_and_every_list_of_names_is_a_map(definition: dict[s
 
 
 @pytest.mark.parametrize("definition", generate.definitions(), ids=lambda each: each["spec"]["names"]["kind"])
-def test_every_field_of_a_spec_says_what_it_means(definition: dict[str, Any]) -> None:
+@pytest.mark.parametrize("part", ["spec", "status"])
+def test_every_field_says_what_it_means(definition: dict[str, Any], part: str) -> None:
     (version,) = definition["spec"]["versions"]
-    fields = nodes(version["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec")
-    assert [path for path, node in fields if not path.endswith("[]") and "description" not in node] == []
+    fields = nodes(version["schema"]["openAPIV3Schema"]["properties"][part], part)
+    assert [path for path, node in fields if not path.endswith("[]") and not node.get("description")] == []
+    texts = [node["description"] for path, node in fields if not path.endswith("[]")]
+    assert [text for text in texts if not text.endswith((".", ")"))] == [], "sentences"

@@ -1,8 +1,8 @@
 """What every resource model is built from."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -25,9 +25,22 @@ class StatusModel(ApiModel):
 class Condition(StatusModel):
     """metav1.Condition."""
 
-    type: str
-    status: str
-    reason: str
-    message: str = ""
-    observed_generation: int = 0
-    last_transition_time: str
+    type: Annotated[str, Field(description="What the condition is about, in CamelCase: one entry for each type.")]
+    status: Annotated[str, Field(description="True, False, or Unknown while the operator cannot see it.")]
+    reason: Annotated[
+        str, Field(description="Why, in one CamelCase word for programs; docs/operations.md lists all of them.")
+    ]
+    message: Annotated[
+        str,
+        Field(
+            description=(
+                "Why, in words for people: which pod, which field, what to do. Empty where the reason says it all."
+            )
+        ),
+    ] = ""
+    observed_generation: Annotated[
+        int, Field(description="Generation of the spec that the condition was decided for.")
+    ] = 0
+    last_transition_time: Annotated[
+        str, Field(description="When `status` last changed; a new reason or message alone does not move it.")
+    ]

@@ -221,28 +221,37 @@ class EnvironmentPoolSpec(ApiModel):
 class SlotCounts(StatusModel):
     """Slots by state, over all members."""
 
-    total: int = 0
-    leased: int = 0
-    free: int = 0
-    provisioning: int = 0
-    quarantined: int = 0
+    total: Annotated[int, Field(description="Slots of the members that report to the broker, in whatever state.")] = 0
+    leased: Annotated[int, Field(description="Slots that a lease holds now.")] = 0
+    free: Annotated[int, Field(description="Slots that a lease gets at once.")] = 0
+    provisioning: Annotated[int, Field(description="Slots that members who are still to come will add.")] = 0
+    quarantined: Annotated[
+        int,
+        Field(
+            description=(
+                "Slots out of service after a reset or a check failed; a member with no other slots is replaced."
+            )
+        ),
+    ] = 0
 
 
 class VariantStatus(StatusModel):
     """One variant's members and slots."""
 
-    name: str
-    desired: int = 0
-    members: int = 0
-    ready: int = 0
-    slots: SlotCounts = Field(default_factory=SlotCounts)
+    name: Annotated[str, Field(description="Name of the variant; `default` where the pool has no `variants`.")]
+    desired: Annotated[int, Field(description="Members that the variant aims at; 0 while the pool is suspended.")] = 0
+    members: Annotated[int, Field(description="Members that exist and are not being deleted.")] = 0
+    ready: Annotated[int, Field(description="Members whose pod is ready.")] = 0
+    slots: Annotated[SlotCounts, Field(description="Slots of these members by state.")] = Field(
+        default_factory=SlotCounts
+    )
 
 
 class LeaseLatency(StatusModel):
     """Seconds a lease waited, over the broker's last window, as decimal text (Kubernetes has no floats in its API)."""
 
-    p50: str = "0"
-    p99: str = "0"
+    p50: Annotated[str, Field(description="Median; 0 while nothing was leased in the window.")] = "0"
+    p99: Annotated[str, Field(description="99th percentile; 0 while nothing was leased in the window.")] = "0"
 
 
 class PoolUsage(StatusModel):
@@ -251,27 +260,60 @@ class PoolUsage(StatusModel):
     Written only while episodes run, so that an idle pool's status stays as it is.
     """
 
-    slot_seconds: int = 0
-    occupied_seconds: int = 0
-    active_seconds: int = 0
+    slot_seconds: Annotated[int, Field(description="Seconds that slots existed.")] = 0
+    occupied_seconds: Annotated[int, Field(description="Seconds that slots spent inside an episode.")] = 0
+    active_seconds: Annotated[int, Field(description="Seconds that slots spent executing an action.")] = 0
 
 
 class EnvironmentPoolStatus(StatusModel):
-    """What is."""
+    """Observed state of the pool; written by the operator only."""
 
-    observed_generation: int = 0
+    observed_generation: Annotated[
+        int, Field(description="Generation of the spec that this status was decided for; 0 before the first pass.")
+    ] = 0
     replicas: int = Field(0, description="Members that exist and are not being deleted.")
-    ready_replicas: int = 0
+    ready_replicas: Annotated[int, Field(description="Members whose pod is ready.")] = 0
     updated_replicas: int = Field(0, description="Members of the current template.")
-    desired_replicas: int = 0
-    selector: str = ""
-    slots: SlotCounts = Field(default_factory=SlotCounts)
-    queued: int = 0
-    variants: Annotated[list[VariantStatus], ListMap("name"), Field(max_length=256)] = Field(default_factory=list)
-    endpoint: str = ""
-    latency: LeaseLatency = Field(default_factory=LeaseLatency)
-    usage: PoolUsage = Field(default_factory=PoolUsage)
-    conditions: Annotated[list[Condition], ListMap("type"), Field(max_length=16)] = Field(default_factory=list)
+    desired_replicas: Annotated[
+        int,
+        Field(
+            description=(
+                "Members that the pool aims at: `spec.replicas`, or what demand asks for within `spec.scale`. 0 while "
+                "it is suspended."
+            )
+        ),
+    ] = 0
+    selector: Annotated[
+        str,
+        Field(description="Label selector of the members, as text, for autoscalers that read the scale subresource."),
+    ] = ""
+    slots: Annotated[SlotCounts, Field(description="Slots of all members by state.")] = Field(
+        default_factory=SlotCounts
+    )
+    queued: Annotated[int, Field(description="Lease requests that wait for a slot, as the broker last reported.")] = 0
+    variants: Annotated[
+        list[VariantStatus],
+        ListMap("name"),
+        Field(description="The counts by variant; empty for a pool without `spec.variants`.", max_length=256),
+    ] = Field(default_factory=list)
+    endpoint: Annotated[str, Field(description="URL of the broker inside the cluster, where agents lease.")] = ""
+    latency: Annotated[LeaseLatency, Field(description="How long leases waited for a slot.")] = Field(
+        default_factory=LeaseLatency
+    )
+    usage: Annotated[PoolUsage, Field(description="What the slots were used for since the broker started.")] = Field(
+        default_factory=PoolUsage
+    )
+    conditions: Annotated[
+        list[Condition],
+        ListMap("type"),
+        Field(
+            description=(
+                "Available (a member can be leased), Progressing (members come, go or are replaced), Degraded "
+                "(something is wrong; the reason says what)."
+            ),
+            max_length=16,
+        ),
+    ] = Field(default_factory=list)
 
 
 class EnvironmentPool(ApiModel):

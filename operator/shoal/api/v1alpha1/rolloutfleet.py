@@ -185,47 +185,86 @@ class EnginePhase(StrEnum):
 class EngineStatusEntry(StatusModel):
     """One engine as the gateway sees it."""
 
-    name: str
-    phase: EnginePhase = EnginePhase.PENDING
-    weight_version: int = -1
-    running: int = 0
-    waiting: int = 0
-    kv_use_percent: int = 0
+    name: Annotated[str, Field(description="Name of the pod that serves.")]
+    phase: Annotated[EnginePhase, Field(description="Where the engine is in its life.")] = EnginePhase.PENDING
+    weight_version: Annotated[
+        int, Field(description="Version of the weights that it samples with; -1 while it has loaded none.")
+    ] = -1
+    running: Annotated[int, Field(description="Requests that it samples now.")] = 0
+    waiting: Annotated[int, Field(description="Requests that wait inside it.")] = 0
+    kv_use_percent: Annotated[int, Field(description="Part of its KV cache that is in use, in percent.")] = 0
 
 
 class WeightVersions(StatusModel):
     """Weight versions over the engines; -1 while none is known. They count the steps of one run."""
 
-    min: int = -1
-    max: int = -1
-    target: int = -1
+    min: Annotated[int, Field(description="Oldest version among the engines that serve.")] = -1
+    max: Annotated[int, Field(description="Newest version among the engines that serve.")] = -1
+    target: Annotated[int, Field(description="Version that the gateway brings all engines to.")] = -1
     run: Annotated[str, Field(description="Whose weights they are: a job's name and the start of its UID.")] = ""
 
 
 class FleetUsage(StatusModel):
     """Seconds since the engines started, summed: there, with a request executing; written only while busy."""
 
-    engine_seconds: int = 0
-    busy_seconds: int = 0
-    requests: int = 0
-    served_while_updating: int = 0
+    engine_seconds: Annotated[int, Field(description="Seconds that engines existed.")] = 0
+    busy_seconds: Annotated[int, Field(description="Seconds in which an engine had a request to sample.")] = 0
+    requests: Annotated[int, Field(description="Requests answered.")] = 0
+    served_while_updating: Annotated[
+        int, Field(description="Requests that one engine answered while another loaded weights.")
+    ] = 0
 
 
 class RolloutFleetStatus(StatusModel):
-    """What is."""
+    """Observed state of the fleet; written by the operator only."""
 
-    observed_generation: int = 0
-    replicas: int = 0
-    ready_replicas: int = 0
-    updated_replicas: int = 0
-    desired_replicas: int = 0
-    selector: str = ""
-    engines: Annotated[list[EngineStatusEntry], ListMap("name"), Field(max_length=4096)] = Field(default_factory=list)
-    weight_version: WeightVersions = Field(default_factory=WeightVersions)
-    queued: int = 0
-    endpoint: str = ""
-    usage: FleetUsage = Field(default_factory=FleetUsage)
-    conditions: Annotated[list[Condition], ListMap("type"), Field(max_length=16)] = Field(default_factory=list)
+    observed_generation: Annotated[
+        int, Field(description="Generation of the spec that this status was decided for; 0 before the first pass.")
+    ] = 0
+    replicas: Annotated[int, Field(description="Engines that exist and are not being deleted.")] = 0
+    ready_replicas: Annotated[
+        int, Field(description="Engines whose pod is ready; of an engine over several nodes, the leader.")
+    ] = 0
+    updated_replicas: Annotated[int, Field(description="Engines of the current template.")] = 0
+    desired_replicas: Annotated[
+        int,
+        Field(
+            description=(
+                "Engines that the fleet aims at: `spec.replicas`, or what load asks for within the worker groups. 0 "
+                "while it is suspended."
+            )
+        ),
+    ] = 0
+    selector: Annotated[
+        str,
+        Field(description="Label selector of the engines, as text, for autoscalers that read the scale subresource."),
+    ] = ""
+    engines: Annotated[
+        list[EngineStatusEntry],
+        ListMap("name"),
+        Field(description="Each engine that the gateway knows.", max_length=4096),
+    ] = Field(default_factory=list)
+    weight_version: Annotated[WeightVersions, Field(description="Which weights the fleet serves.")] = Field(
+        default_factory=WeightVersions
+    )
+    queued: Annotated[int, Field(description="Requests that wait at the gateway, as it last reported.")] = 0
+    endpoint: Annotated[
+        str, Field(description="URL of the gateway inside the cluster: the base of the OpenAI routes.")
+    ] = ""
+    usage: Annotated[FleetUsage, Field(description="What the engines were used for since they started.")] = Field(
+        default_factory=FleetUsage
+    )
+    conditions: Annotated[
+        list[Condition],
+        ListMap("type"),
+        Field(
+            description=(
+                "Available (an engine answers requests), Progressing (engines come, go, are replaced or load "
+                "weights), Degraded (something is wrong; the reason says what)."
+            ),
+            max_length=16,
+        ),
+    ] = Field(default_factory=list)
 
 
 class RolloutFleet(ApiModel):
