@@ -28,8 +28,8 @@ import time
 from pathlib import Path
 
 EXAMPLE = "examples/frozenlake/job.yaml"
-MODEL = Path("/tmp/shoal/models/frozenlake")
-"""Where the example's manifest says that its model lies."""
+MODEL = "models/frozenlake"
+"""Where the example's manifest has its model, below the data folder."""
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
@@ -225,10 +225,21 @@ def ensure(lock: str) -> None:
         install(lock)
 
 
-def build_model() -> None:
+def build_model(arguments: list[str]) -> None:
     """Make the policy that the example starts from, unless it is there: random weights that know the format."""
-    say(f"the example's model: {MODEL}")
-    must([str(PYTHON), "examples/frozenlake/build_model.py", "--out", str(MODEL)], "building the model", **QUIET)
+    model = data_dir(arguments) / MODEL
+    say(f"the example's model: {model}")
+    must([str(PYTHON), "examples/frozenlake/build_model.py", "--out", str(model)], "building the model", **QUIET)
+
+
+def data_dir(arguments: list[str]) -> Path:
+    """The folder that `shoal run` with these arguments takes for its data."""
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--data-dir":
+            return Path(value if equals else "".join(arguments[index + 1 : index + 2]) or ".").absolute()
+    code = "from shoal.cli.options import default_data_dir as folder; print(folder())"
+    return Path(must([str(PYTHON), "-c", code], "looking for a data folder").splitlines()[-1])
 
 
 def test_workers() -> int:
@@ -242,7 +253,7 @@ def main(arguments: list[str]) -> None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     if command == "run":
         ensure("local-cpu")
-        build_model()
+        build_model(rest)
         os.chdir(ROOT)
         os.execv(PYTHON, [str(PYTHON), "-m", "shoal.cli.main", "run", EXAMPLE, *rest])
     elif command == "test":

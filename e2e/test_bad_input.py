@@ -15,7 +15,7 @@ ENVIRONMENT = "spec.environments.0.template.spec.environment"
 CASES = {
     "environment": (f"{ENVIRONMENT}.entrypoint=FrozenTake-v9", "FrozenTake"),
     "environment-argument": (f"{ENVIRONMENT}.config.kwargs.slipperiness=1", "slipperiness"),
-    "model": ("spec.model.source=file:/tmp/shoal/models/nowhere", "/tmp/shoal/models/nowhere"),
+    "model": ("spec.model.source=file:/var/lib/shoal/models/nowhere", "models/nowhere"),
     "engine-argument": ('spec.fleet.template.spec.engine.args=["--no-such-flag=1"]', "no-such-flag"),
     "store": ("spec.storage.hostPath.path=/proc/shoal", "/proc/shoal"),
     "tasks": ('spec.data.tasks={"file": "/var/lib/shoal/none.jsonl"}', "none.jsonl"),

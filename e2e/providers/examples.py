@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from shoal.cli.options import default_data_dir
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "frozenlake" / "job.yaml"
-MODEL = Path("/tmp/shoal/models/frozenlake")
+MODEL = default_data_dir() / "models" / "frozenlake"
+"""Where `shoal run` finds what the manifest has at /var/lib/shoal/models/frozenlake."""
 
 
 def ensure_model() -> Path:

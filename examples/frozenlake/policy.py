@@ -123,4 +123,10 @@ def save(folder: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFa
         file.chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(temporary, folder)
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        # Somebody else's build of the same model came first.
+        shutil.rmtree(temporary)
+        if not (folder / "config.json").exists():
+            raise

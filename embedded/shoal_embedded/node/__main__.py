@@ -24,6 +24,7 @@ def read_arguments(arguments: list[str] | None = None) -> NodeSettings:
     parser.add_argument("--kubeconfig", type=Path, required=True)
     parser.add_argument("--name", default="shoal-node", help="name of the Node object")
     parser.add_argument("--data", type=Path, required=True, help="folder of pods, logs and volumes")
+    parser.add_argument("--host-data", type=Path, metavar="DIR", help="folder that pods find at /var/lib/shoal")
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="logs and figures; port 0: any")
     parser.add_argument("--backoff", type=float, default=BACKOFF_BASE, metavar="SECONDS", help="second restart's delay")
     parser.add_argument("--backoff-cap", type=float, default=BACKOFF_CAP, metavar="SECONDS", help="longest delay")
@@ -49,6 +50,7 @@ def read_arguments(arguments: list[str] | None = None) -> NodeSettings:
         kubeconfig=given.kubeconfig,
         name=given.name,
         data=given.data.resolve(),
+        host_data=given.host_data.resolve() if given.host_data else None,
         listen=given.listen,
         backoff=BackoffPolicy(given.backoff, given.backoff_cap),
         scheduler=given.scheduler,

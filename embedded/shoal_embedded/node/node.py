@@ -33,7 +33,7 @@ from shoal_embedded.node.server import NodeServer
 from shoal_embedded.node.services import Backend, ServiceTable
 from shoal_embedded.node.strays import find_strays
 from shoal_embedded.node.surroundings import NODE_MARK, POD_MARK, Surroundings, base_variables
-from shoal_embedded.node.volumes import Claims
+from shoal_embedded.node.volumes import Claims, VolumeSources
 from shoal_embedded.node.worker import PodWorker
 
 Json = dict[str, Any]
@@ -53,6 +53,7 @@ class NodeSettings:
     kubeconfig: Path
     name: str
     data: Path
+    host_data: Path | None = None
     listen: str = "127.0.0.1:0"
     backoff: BackoffPolicy = field(default_factory=BackoffPolicy)
     scheduler: str = DEFAULT_SCHEDULER
@@ -94,7 +95,7 @@ class Node:
             client=self._client,
             events=self._recorder,
             objects=self._cache,
-            claims=claims,
+            volume_sources=VolumeSources(self._cache, claims, self._settings.host_data),
             service_address=self._cache.service_address,
             backoff=self._settings.backoff,
             on_change=self._services.poke,

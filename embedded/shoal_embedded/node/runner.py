@@ -113,7 +113,7 @@ class ContainerRunner:
 
     def _plan(self, pod: Pod) -> process.Launch:
         container, record = self.container, self.record
-        volumes = VolumeMaker(pod, self._folder, self._around.objects, self._around.claims, self._setting)
+        volumes = VolumeMaker(pod, self._folder, self._around.volume_sources, self._setting)
         rewrite = Rewriter(volumes.mounts(container), self._around.service_address)
         variables = build_environment(pod, container, self._around.objects, self._setting, rewrite)
         command = build_command(container, variables, rewrite)

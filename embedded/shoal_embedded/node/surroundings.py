@@ -13,7 +13,7 @@ from shoal.kube.client import KubeClient
 from shoal_embedded.node.decide import BackoffPolicy
 from shoal_embedded.node.rewriting import ServiceAddress
 from shoal_embedded.node.variables import Objects
-from shoal_embedded.node.volumes import Claims
+from shoal_embedded.node.volumes import VolumeSources
 
 NODE_MARK = "SHOAL_NODE"
 POD_MARK = "SHOAL_POD_UID"
@@ -47,7 +47,7 @@ class Surroundings:
     client: KubeClient
     events: Events
     objects: Objects
-    claims: Claims
+    volume_sources: VolumeSources
     service_address: ServiceAddress
     backoff: BackoffPolicy
     on_change: Callable[[], None]

@@ -21,6 +21,9 @@ OWN = frozenset({"/tmp", "/dev/shm"})
 wherever it begins another one, in a job's folder below /tmp for example."""
 
 
+HOST_DATA = Path("/var/lib/shoal")
+"""Where manifests keep models and data on a node. Users may not write there, so each has a folder in its place."""
+
 _REFRESHED = frozenset({"secret", "configMap", "projected"})
 
 
@@ -31,14 +34,29 @@ class Claims:
     folder: Callable[[str, str], Path | None]
 
 
+@dataclass(frozen=True)
+class VolumeSources:
+    """Where the content of volumes comes from. `host_data`: the real folder of host paths below `HOST_DATA`."""
+
+    objects: Objects
+    claims: Claims
+    host_data: Path | None = None
+
+    def host_path(self, path: Path) -> Path:
+        """Where a host path lies on this machine."""
+        if self.host_data is None or not path.is_relative_to(HOST_DATA):
+            return path
+        return self.host_data / path.relative_to(HOST_DATA)
+
+
 class VolumeMaker:
     """Makes the volumes of one pod."""
 
-    def __init__(self, pod: Pod, folder: PodFolder, objects: Objects, claims: Claims, setting: Setting) -> None:
+    def __init__(self, pod: Pod, folder: PodFolder, sources: VolumeSources, setting: Setting) -> None:
         self._pod = pod
         self._folder = folder
-        self._objects = objects
-        self._claims = claims
+        self._sources = sources
+        self._objects = sources.objects
         self._setting = setting
 
     def mounts(self, container: Container) -> dict[str, str]:
@@ -98,7 +116,7 @@ class VolumeMaker:
         return path
 
     def _host_path(self, name: str, source: Json) -> Path:
-        path, kind = Path(str(source["path"])), str(source.get("type") or "")
+        path, kind = self._sources.host_path(Path(str(source["path"]))), str(source.get("type") or "")
         if kind in ("", "DirectoryOrCreate") and not path.exists():
             path.mkdir(parents=True)
         if kind == "FileOrCreate" and not path.exists():
@@ -113,7 +131,7 @@ class VolumeMaker:
 
     def _claim(self, name: str, source: Json) -> Path:
         claim = str(source["claimName"])
-        path = self._claims.folder(self._pod.namespace, claim)
+        path = self._sources.claims.folder(self._pod.namespace, claim)
         if path is None:
             raise ConfigError(f'volume "{name}": persistentvolumeclaim "{claim}" not found')
         path.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,7 @@ class PodWorker:
     def refresh(self) -> None:
         """Bring what has changed of Secrets and ConfigMaps to the volumes of containers that run."""
         if self.running:
-            VolumeMaker(self.pod, self._folder, self._around.objects, self._around.claims, self._setting).refresh()
+            VolumeMaker(self.pod, self._folder, self._around.volume_sources, self._setting).refresh()
 
     def vanish(self) -> None:
         """The object is gone: end the processes and forget the pod."""

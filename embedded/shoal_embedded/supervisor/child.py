@@ -53,6 +53,8 @@ class Child:
         self.program = program
         self.deaths = 0
         """How often it has ended without being asked to."""
+        self.deaths_in_a_row = 0
+        """The same since it last ran for `CALM_SECONDS`."""
         self.log = folder / f"{program.name}.log"
         self._variables = {**variables, **program.variables}
         self._folder = folder
@@ -108,8 +110,10 @@ class Child:
             if self._stopping:
                 return
             self.deaths += 1
+            self.deaths_in_a_row += 1
             if time.monotonic() - started > CALM_SECONDS:
                 backoff.reset()
+                self.deaths_in_a_row = 1
             delay = backoff.next()
             name, code = self.program.name, self._popen.returncode
             log.warning("%s ended with %s; starting it again in %.1f s", name, code, delay)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from shoal_embedded.node.procfs import identify, is_alive, kill_all
-from shoal_embedded.supervisor import leftovers
+from shoal_embedded.supervisor import leftovers, scratch
 from shoal_embedded.supervisor.errors import PlaneError, StateDirInUseError
 from shoal_embedded.supervisor.programs import Layout
 
@@ -40,7 +40,7 @@ def is_running(state_dir: Path) -> bool:
     return holder(state_dir.resolve()) is not None
 
 
-async def start_detached(state_dir: Path, kind: str = "embedded") -> Path:
+async def start_detached(state_dir: Path, kind: str = "embedded", data_dir: Path | None = None) -> Path:
     """Start a control plane in the background, wait until it is ready, return its kubeconfig.
 
     Raises `StateDirInUseError` when one runs there already, `PlaneError` when it does not come up.
@@ -53,6 +53,7 @@ async def start_detached(state_dir: Path, kind: str = "embedded") -> Path:
     layout.logs.mkdir(parents=True, exist_ok=True)
     (state_dir / READY_FILE).unlink(missing_ok=True)
     command = [sys.executable, "-m", "shoal_embedded.supervisor", "--state-dir", str(state_dir), "--kind", kind]
+    command += ["--data-dir", str(data_dir)] if data_dir is not None else []
     path = layout.logs / "supervisor.log"
     before = path.stat().st_size if path.exists() else 0
     with path.open("ab") as output:
@@ -87,6 +88,7 @@ def stop_detached(state_dir: Path) -> bool:
                 time.sleep(0.05)
             kill_all([identity], signal.SIGKILL)
     left = leftovers.sweep(state_dir)
+    scratch.remove(state_dir)
     Layout(state_dir).kubeconfig.unlink(missing_ok=True)
     (state_dir / READY_FILE).unlink(missing_ok=True)
     return pid is not None or left > 0

@@ -26,7 +26,7 @@ from shoal.kube.resources import (
     ROLLOUT_FLEETS,
 )
 from shoal.kube.retry import RetryPolicy
-from shoal_embedded.supervisor import leftovers, programs
+from shoal_embedded.supervisor import leftovers, programs, scratch
 from shoal_embedded.supervisor.child import Child, Program
 from shoal_embedded.supervisor.errors import PlaneError, StateDirInUseError
 
@@ -36,6 +36,8 @@ START_SECONDS = 90.0
 """A loaded machine takes 20 s for kube-apiserver; a start that takes longer than this has failed."""
 START_DEATHS = 4
 """A program that has died this often during the start will not come up."""
+HOPELESS_DEATHS = 8
+"""A program that has died this often, never having run for half a minute, never will: half a minute of trying."""
 POLL_SECONDS = 0.05
 
 
@@ -51,15 +53,20 @@ class ControlPlane:
         state_dir: folder of this plane alone; made when absent.
         kind: `embedded`, or `kube-apiserver` for the real one from the folder that KUBEBUILDER_ASSETS names.
         with_operator: False leaves the operator out.
+        data_dir: what pods find at /var/lib/shoal; default: `data` in the state folder.
     """
 
-    def __init__(self, state_dir: Path, kind: str = "embedded", *, with_operator: bool = True) -> None:
+    def __init__(
+        self, state_dir: Path, kind: str = "embedded", *, with_operator: bool = True, data_dir: Path | None = None
+    ) -> None:
         if kind not in get_args(programs.Kind):
             raise PlaneError(f"control plane {kind!r}: expected one of {', '.join(get_args(programs.Kind))}")
         self.state_dir = state_dir.resolve()
         self._kind: programs.Kind = kind  # type: ignore[assignment]
         self._with_operator = with_operator
         self._layout = programs.Layout(self.state_dir)
+        self._data_dir = (data_dir or self.state_dir / "data").resolve()
+        self._passing: dict[str, str] = {}
         self._children: list[Child] = []
         self._lock: IO[str] | None = None
 
@@ -73,12 +80,19 @@ class ControlPlane:
         """The programs by name."""
         return {child.program.name: child for child in self._children}
 
+    def check(self) -> None:
+        """Raise `PlaneError` with the end of its log for a program that does not come up any more."""
+        for child in self._children:
+            if child.deaths_in_a_row >= HOPELESS_DEATHS:
+                raise PlaneError(_ended(child))
+
     async def __aenter__(self) -> Self:
         self._take_lock()
         try:
             left = leftovers.sweep(self.state_dir)
             if left:
                 log.warning("ended %d processes of a control plane that was killed", left)
+            self._passing = scratch.variables(scratch.make(self.state_dir))
             await self._start()
         except BaseException:
             await self.close()
@@ -97,6 +111,7 @@ class ControlPlane:
                 child.kill()
             leftovers.sweep(self.state_dir)
             self._children.clear()
+            scratch.remove(self.state_dir)
             self._layout.kubeconfig.unlink(missing_ok=True)
             self._release_lock()
 
@@ -111,7 +126,7 @@ class ControlPlane:
             self._add(program)
         async with KubeClient(kubeconfig_source(self.kubeconfig), retry=RetryPolicy(attempts=1)) as client:
             await self._until("the API server answers", lambda: self._ask(client))
-            self._add(programs.node(self._layout, self._kind))
+            self._add(programs.node(self._layout, self._kind, self._data_dir))
             await self._install(client)
             if self._with_operator:
                 self._add(programs.operator(self._layout))
@@ -136,7 +151,7 @@ class ControlPlane:
 
     def _add(self, program: Program) -> None:
         variables = {name: value for name, value in os.environ.items() if name not in ("KUBECONFIG",)}
-        child = Child(program, self._layout.logs, {**variables, **leftovers.marks(self.state_dir)})
+        child = Child(program, self._layout.logs, {**variables, **self._passing, **leftovers.marks(self.state_dir)})
         self._children.append(child)
         child.start()
 
@@ -151,7 +166,7 @@ class ControlPlane:
                 problem = error
             for child in self._children:
                 if child.deaths >= START_DEATHS:
-                    raise PlaneError(f"{child.program.name} does not start ({child.log}):\n{child.last_words()}")
+                    raise PlaneError(_ended(child))
             if time.monotonic() > end:
                 raise PlaneError(f"waited {START_SECONDS:g} s in vain until {what}: {problem}")
             await asyncio.sleep(POLL_SECONDS)
@@ -189,3 +204,7 @@ class ControlPlane:
                 self._lock.truncate(0)
             self._lock.close()
             self._lock = None
+
+
+def _ended(child: Child) -> str:
+    return f"{child.program.name} does not start ({child.log}):\n{child.last_words()}"

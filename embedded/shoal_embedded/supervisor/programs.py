@@ -114,10 +114,10 @@ def kube_apiserver(layout: Layout, assets: Path) -> list[Program]:
     return programs
 
 
-def node(layout: Layout, kind: Kind) -> Program:
+def node(layout: Layout, kind: Kind, data_dir: Path) -> Program:
     """Return the node. A supervisor that is killed has it end its containers: the kernel sends it SIGTERM."""
     command = [sys.executable, "-m", "shoal_embedded.node", "--kubeconfig", str(layout.kubeconfig)]
-    command += ["--name", NODE_NAME, "--data", str(layout.root / "node")]
+    command += ["--name", NODE_NAME, "--data", str(layout.root / "node"), "--host-data", str(data_dir)]
     command += ["--backoff", _RESTART_BACKOFF, "--stop-seconds", f"{NODE_STOP_SECONDS:g}"]
     if kind == "kube-apiserver":
         command += ["--certificate", str(layout.pki / "apiserver.crt"), "--key", str(layout.pki / "apiserver.key")]

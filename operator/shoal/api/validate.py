@@ -131,5 +131,7 @@ def _words(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "unknown field"
     given = error.get("input")
+    if error["type"] == "string_type" and isinstance(given, int | float) and not isinstance(given, bool):
+        return f'must be text: put the number in quotes, "{given}"'
     shown = "" if isinstance(given, dict | list | BaseModel) or error["type"] == "missing" else f" (got {given!r})"
     return f"{error['msg']}{shown}"

@@ -9,7 +9,7 @@ from typing import Any
 from shoal.cli.errors import UserError
 from shoal.kube.client import KubeClient
 from shoal.kube.credentials import CredentialsError
-from shoal.kube.errors import ApiError, InvalidError
+from shoal.kube.errors import ApiError, InvalidError, NotFoundError
 from shoal.kube.kubeconfig import find_source, kubeconfig_source
 from shoal.kube.resources import (
     CONFIG_MAPS,
@@ -76,14 +76,31 @@ class Cluster:
         """One object; raises `NotFoundError`."""
         return await self._client.get(resource, name, self.namespace)
 
+    async def check_namespaces(self, names: set[str], *, make: bool) -> None:
+        """Raise `UserError` for a namespace that is not there, or make it."""
+        for name in sorted(names):
+            try:
+                await self._client.get(NAMESPACES, name)
+            except NotFoundError as error:
+                if not make:
+                    way = f"name another one with -n, or `kubectl create namespace {name}`"
+                    raise UserError(f"namespace {name} does not exist: {way}") from error
+                await self._client.create(
+                    NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+                )
+
     async def snapshot(self) -> Snapshot:
-        """Everything, sorted by name."""
+        """Everything, sorted by name. Raises `UserError` where Shoal's definitions are not installed."""
 
         async def names(resource: Resource) -> list[Json]:
             page = await self._client.list(resource, self.namespace)
             return sorted(page.items, key=lambda body: str(body["metadata"]["name"]))
 
-        return Snapshot(await names(RL_JOBS), await names(ENVIRONMENT_POOLS), await names(ROLLOUT_FLEETS))
+        try:
+            return Snapshot(await names(RL_JOBS), await names(ENVIRONMENT_POOLS), await names(ROLLOUT_FLEETS))
+        except NotFoundError as error:
+            missing = "Shoal's CustomResourceDefinitions are not installed"
+            raise UserError(f"{missing}: shoal crds | kubectl apply --server-side -f -") from error
 
     async def pods(self, labels: str) -> list[Json]:
         """Pods with these labels, oldest first."""

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from shoal.cli.errors import UserError
+from shoal.cli.yamls import DuplicateKeyError, load_all
 
 Json = dict[str, Any]
 
@@ -31,11 +32,13 @@ def read_manifests(paths: tuple[Path, ...]) -> list[Json]:
 
 def _read(file: Path) -> list[Json]:
     try:
-        parsed = [document for document in yaml.safe_load_all(file.read_text()) if document is not None]
+        parsed = load_all(file.read_text())
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not a text file") from error
+    except DuplicateKeyError as error:
+        raise UserError(f"{file}: {error}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not YAML: {error}") from error
     for number, document in enumerate(parsed, 1):

@@ -1,5 +1,9 @@
 """The end of a run: where its report comes from, what a person reads, and the reward curve as a picture."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +15,14 @@ from shoal.api.addresses import http_url
 from shoal.api.labels import JOB, PORTS, ROLE, Role
 from shoal.api.services.report import RunReport
 from shoal.cli.cluster import Cluster, Snapshot
+from shoal.cli.options import is_writable
 from shoal.kube.errors import ApiError
 
 Json = dict[str, Any]
 
 FETCH_SECONDS = 10.0
+HOST_DATA = Path("/var/lib/shoal")
+"""Host paths below it lie in the data folder of the one who started the control plane."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +33,9 @@ class Report:
     run: RunReport
 
 
-async def fetch_report(cluster: Cluster, job: Json) -> Report | None:
+async def fetch_report(cluster: Cluster, job: Json, data_dir: Path) -> Report | None:
     """The report: from the data manager, which outlives its job a little, or from a shared volume of this machine."""
-    raw = await _from_service(cluster, job) or _from_volume(job)
+    raw = await _from_service(cluster, job) or _from_volume(job, data_dir)
     if raw is None:
         return None
     try:
@@ -60,13 +67,23 @@ async def _from_service(cluster: Cluster, job: Json) -> bytes | None:
     return None
 
 
-def _from_volume(job: Json) -> bytes | None:
-    metadata, storage = job["metadata"], job["spec"]["storage"]
-    root = (storage.get("hostPath") or {}).get("path")
+def run_folder(job: Json, root: Path, data_dir: Path) -> Path:
+    """The run's folder on this machine, in storage with this host path."""
+    metadata = job["metadata"]
+    if root.is_relative_to(HOST_DATA):
+        root = data_dir / root.relative_to(HOST_DATA)
+    folder: Path = root / metadata["namespace"] / f"{metadata['name']}-{metadata['uid'][:8]}"
+    return folder
+
+
+def _from_volume(job: Json, data_dir: Path) -> bytes | None:
+    root = (job["spec"]["storage"].get("hostPath") or {}).get("path")
     if root is None:
         return None
-    file = Path(root) / metadata["namespace"] / f"{metadata['name']}-{metadata['uid'][:8]}" / "report" / "report.json"
-    return file.read_bytes() if file.is_file() else None
+    try:
+        return (run_folder(job, Path(root), data_dir) / "report" / "report.json").read_bytes()
+    except OSError:
+        return None
 
 
 @dataclass
@@ -163,6 +180,12 @@ def trainer_share(report: RunReport) -> float | None:
 
 def write_curve(report: RunReport, file: Path) -> Path | None:
     """The reward curve as a picture; None where matplotlib is not installed or there is nothing to draw."""
+    if not is_writable(Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")):
+        # matplotlib would print six lines about it.
+        folder = tempfile.mkdtemp(prefix="shoal-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ.setdefault("MPLCONFIGDIR", folder)
+        os.environ.setdefault("XDG_CACHE_HOME", folder)
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -2,28 +2,33 @@
 
 import asyncio
 import json
+import math
+import shlex
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from shoal.api.validate import validate_manifest
 from shoal.cli.cluster import Cluster, connect
 from shoal.cli.embedded import embedded_installed
 from shoal.cli.errors import JobFailedError, UserError
 from shoal.cli.manifests import check_identity, read_manifests, set_field
-from shoal.cli.options import namespace_option
+from shoal.cli.options import data_dir_option, default_data_dir, namespace_option, writable_folder
 from shoal.cli.progress import Progress
-from shoal.cli.report import Report, Usage, fetch_report, summary, write_curve
-from shoal.kube.errors import NotFoundError
+from shoal.cli.report import Report, Usage, fetch_report, run_folder, summary, write_curve
 from shoal.kube.resources import RL_JOBS
 
 Json = dict[str, Any]
+Check = Callable[[], None]
+"""Raises `JobFailedError` when the job cannot go on."""
 
 POLL_SECONDS = 1.0
 
@@ -37,9 +42,17 @@ class RunOptions:
     control_plane: str
     kubeconfig: Path | None
     state_dir: Path | None
+    data_dir: Path
     report_dir: Path
     timeout: float
     keep: bool
+
+
+def _a_number(_: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Refuse "nan", which lies in every range."""
+    if math.isnan(value):
+        raise click.BadParameter("expected a number of seconds", param=parameter)
+    return value
 
 
 @click.command()
@@ -69,8 +82,18 @@ class RunOptions:
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep the control plane's state here, so that a later run resumes the job.",
 )
-@click.option("--report-dir", type=click.Path(path_type=Path), default=Path("shoal-report"), show_default=True)
-@click.option("--timeout", type=float, default=3600.0, show_default=True, help="Seconds after which to give up.")
+@data_dir_option
+@click.option(
+    "--report-dir", type=click.Path(file_okay=False, path_type=Path), default=Path("shoal-report"), show_default=True
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_a_number,
+    default=3600.0,
+    show_default=True,
+    help="Seconds after which to give up.",
+)
 @click.option("--keep", is_flag=True, help="Leave pools, fleets and services up after the end, until Ctrl-C.")
 @namespace_option
 def command(
@@ -80,6 +103,7 @@ def command(
     control_plane: str,
     kubeconfig: Path | None,
     state_dir: Path | None,
+    data_dir: Path | None,
     report_dir: Path,
     timeout: float,
     keep: bool,
@@ -92,7 +116,17 @@ def command(
     documents = read_manifests(files)
     _adjust(documents, seed, assignments)
     _check(documents)
-    options = RunOptions(documents, namespace, control_plane, kubeconfig, state_dir, report_dir, timeout, keep)
+    # What cannot be written is told now, not when an hour of training is over.
+    writable_folder(report_dir, "--report-dir", 0o777)
+    data_dir = data_dir or default_data_dir()
+    if kubeconfig is None:
+        writable_folder(data_dir, "--data-dir")
+        if state_dir is not None:
+            writable_folder(state_dir, "--state-dir")
+    namespace = _namespace(documents, namespace)
+    options = RunOptions(
+        documents, namespace, control_plane, kubeconfig, state_dir, data_dir, report_dir, timeout, keep
+    )
     try:
         asyncio.run(_interruptible(options))
     except KeyboardInterrupt:
@@ -106,6 +140,18 @@ def _adjust(documents: list[Json], seed: int | None, assignments: tuple[str, ...
         for assignment in assignments:
             set_field(job, assignment)
             check_identity(job, f"--set {assignment}")
+
+
+def _namespace(documents: list[Json], given: str) -> str:
+    """The namespace of the job: its manifest's, unless the command line names another one."""
+    (job,) = _jobs(documents)
+    own = job["metadata"].get("namespace")
+    if own is None:
+        return given
+    source = click.get_current_context().get_parameter_source("namespace")
+    if own != given and source is not ParameterSource.DEFAULT:
+        raise UserError(f"--namespace {given}: the manifest of RLJob/{job['metadata']['name']} says namespace {own!r}")
+    return str(own)
 
 
 def _jobs(documents: list[Json]) -> list[Json]:
@@ -138,14 +184,17 @@ async def _interruptible(options: RunOptions) -> None:
 
 async def _run(options: RunOptions) -> None:
     async with AsyncExitStack() as stack:
-        kubeconfig = options.kubeconfig or await _start_control_plane(stack, options)
+        kubeconfig, check = options.kubeconfig, lambda: None
+        if kubeconfig is None:
+            kubeconfig, check = await _start_control_plane(stack, options)
         cluster = await stack.enter_async_context(connect(kubeconfig, options.namespace))
         await _apply(cluster, options)
         job = _jobs(options.documents)[0]["metadata"]["name"]
         usage = Usage()
         with Progress() as progress:
-            body = await _follow(cluster, job, options.timeout, progress, usage)
-        _conclude(await fetch_report(cluster, body), usage, options.report_dir)
+            body = await _follow(cluster, job, options.timeout, progress, usage, check)
+        _conclude(await fetch_report(cluster, body, options.data_dir), usage, options.report_dir)
+        _name_data(body, options)
         if options.keep:
             click.echo("The services stay up; Ctrl-C ends them.")
             await asyncio.Event().wait()
@@ -156,7 +205,8 @@ async def _run(options: RunOptions) -> None:
         raise JobFailedError(f"RLJob {job} failed: {failed['reason']}: {failed['message']}")
 
 
-async def _start_control_plane(stack: AsyncExitStack, options: RunOptions) -> Path:
+async def _start_control_plane(stack: AsyncExitStack, options: RunOptions) -> tuple[Path, Check]:
+    """The kubeconfig of a new control plane, and what tells that it has failed."""
     with embedded_installed():
         from shoal_embedded.supervisor import ControlPlane, PlaneError
 
@@ -165,28 +215,43 @@ async def _start_control_plane(stack: AsyncExitStack, options: RunOptions) -> Pa
         state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-", ignore_cleanup_errors=True)))
     click.echo(f"starting the control plane ({options.control_plane})")
     try:
-        plane = await stack.enter_async_context(ControlPlane(state_dir, kind=options.control_plane))
+        plane = await stack.enter_async_context(
+            ControlPlane(state_dir, kind=options.control_plane, data_dir=options.data_dir)
+        )
     except PlaneError as error:
         raise UserError(str(error)) from error
-    click.echo(f"kubectl --kubeconfig {plane.kubeconfig} get shoal")
-    return Path(plane.kubeconfig)
+    click.echo(f"kubectl --kubeconfig {shlex.quote(str(plane.kubeconfig))} get shoal")
+
+    def check() -> None:
+        try:
+            plane.check()
+        except PlaneError as error:
+            raise JobFailedError(str(error)) from error
+
+    return Path(plane.kubeconfig), check
 
 
 async def _apply(cluster: Cluster, options: RunOptions) -> None:
-    try:
-        await cluster.snapshot()
-    except NotFoundError:
-        missing = "Shoal's CustomResourceDefinitions are not installed"
-        raise UserError(f"{missing}: shoal crds | kubectl apply --server-side -f -") from None
+    await cluster.check_namespaces(
+        {options.namespace, *_namespaces(options.documents)}, make=options.kubeconfig is None
+    )
     for document in options.documents:
         await cluster.apply(document)
         click.echo(f"{document['kind'].lower()}/{document['metadata']['name']} applied")
 
 
-async def _follow(cluster: Cluster, job: str, timeout: float, progress: Progress, usage: Usage) -> Json:
+def _namespaces(documents: list[Json]) -> set[str]:
+    """Namespaces that the manifests name and do not make."""
+    made = {document["metadata"]["name"] for document in documents if document["kind"] == "Namespace"}
+    named = {document["metadata"].get("namespace") for document in documents}
+    return {str(each) for each in named - made if each is not None}
+
+
+async def _follow(cluster: Cluster, job: str, timeout: float, progress: Progress, usage: Usage, check: Check) -> Json:
     """Poll until the job has ended; a control plane that restarts meanwhile is waited for."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
+        check()
         snapshot = await progress.patiently(cluster.snapshot)
         if snapshot is not None:
             progress.show(snapshot)
@@ -199,6 +264,13 @@ async def _follow(cluster: Cluster, job: str, timeout: float, progress: Progress
     raise JobFailedError(
         f"RLJob {job} has not ended after {timeout:g} s (phase {body.get('status', {}).get('phase', 'unknown')})"
     )
+
+
+def _name_data(job: Json, options: RunOptions) -> None:
+    """Say where checkpoints, weights and the store stay after a run on this machine."""
+    root = (job["spec"]["storage"].get("hostPath") or {}).get("path")
+    if root is not None and options.kubeconfig is None:
+        click.echo(f"data: {run_folder(job, Path(root), options.data_dir)}")
 
 
 def _ended(body: Json) -> bool:

@@ -28,6 +28,9 @@ def command(kubeconfig: Path | None, namespace: str) -> None:
 
     async def read() -> str:
         async with connect(resolve_kubeconfig(kubeconfig), namespace) as cluster:
-            return show(await cluster.snapshot())
+            text = show(await cluster.snapshot())
+            if not text:
+                await cluster.check_namespaces({namespace}, make=False)
+            return text
 
     click.echo(asyncio.run(read()) or f"nothing in namespace {namespace}", nl=True)

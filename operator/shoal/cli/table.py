@@ -40,7 +40,7 @@ def job_row(body: Json) -> Row:
         body["metadata"]["name"],
         status.get("phase", "Pending"),
         f"{status.get('step', 0)}/{status.get('steps', '?')}",
-        str(status.get("weightVersion", 0)),
+        _version(status.get("weightVersion", 0)),
         reward.get("window") or "-",
         evaluation.get("latest") or evaluation.get("initial") or "-",
         str(counts.get("trained", 0)),
@@ -73,12 +73,17 @@ def fleet_row(body: Json) -> Row:
     return (
         body["metadata"]["name"],
         f"{status.get('readyReplicas', 0)}/{status.get('desiredReplicas', 0)}",
-        " ".join(str(engine.get("weightVersion", -1)) for engine in engines) or "-",
-        str(versions.get("target", -1)),
+        " ".join(_version(engine.get("weightVersion", -1)) for engine in engines) or "-",
+        _version(versions.get("target", -1)),
         str(status.get("queued", 0)),
         str(sum(engine.get("running", 0) for engine in engines)),
         trouble(body),
     )
+
+
+def _version(number: int) -> str:
+    """A weight version; "-" before the first one is there."""
+    return str(number) if number >= 0 else "-"
 
 
 def render(head: Row, rows: list[Row]) -> str:

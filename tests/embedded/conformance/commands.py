@@ -24,7 +24,7 @@ kind: RLJob
 metadata: { name: lake }
 spec:
   model: { source: "hf:some/model", maxModelLen: 128 }
-  storage: { hostPath: { path: /tmp/shoal } }
+  storage: { hostPath: { path: /var/lib/shoal } }
   environments: [{ name: lake, ref: { name: lake } }]
   fleet: { ref: { name: policy } }
   trainer: { steps: 1 }

@@ -25,7 +25,9 @@ from shoal_embedded.supervisor import (
     start_detached,
     stop_detached,
 )
+from shoal_embedded.supervisor.child import Child, Program
 from shoal_embedded.supervisor.detached import holder
+from shoal_embedded.supervisor.plane import HOPELESS_DEATHS
 from tests.kubernetes import ProgramsMissingError, find_programs
 
 Json = dict[str, Any]
@@ -176,3 +178,22 @@ async def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         await ControlPlane(tmp_path, "kube-apiserver").__aenter__()
     with pytest.raises(PlaneError, match="expected one of embedded, kube-apiserver"):
         ControlPlane(tmp_path, "kind")
+
+
+async def test_a_program_that_never_comes_up_is_a_failure_with_its_last_words(tmp_path: Path) -> None:
+    plane = ControlPlane(tmp_path)
+    plane.check()
+    child = Child(Program("operator", ["/bin/sh", "-c", "echo no name for this user; exit 1"]), tmp_path, os.environ)
+    plane._children.append(child)
+    child.start()
+
+    async def hopeless() -> bool:
+        child.deaths_in_a_row += 1  # as if every pause were over
+        return child.deaths_in_a_row >= HOPELESS_DEATHS and bool(child.last_words())
+
+    await until(hopeless)
+    with pytest.raises(PlaneError, match=r"operator does not start .*\n(?s:.*)no name for this user"):
+        plane.check()
+    await child.stop()
+    child.deaths_in_a_row = HOPELESS_DEATHS - 1
+    plane.check()
