@@ -203,7 +203,7 @@ def test_the_token_secrets_have_no_hash_so_that_they_are_written_once() -> None:
     names = [f"{POOL_OWNER.name}-pool-{role}token" for role in ("", "environment-", "agent-")]
     assert [secret["metadata"]["name"] for secret in built] == names
     assert len({secret["data"][TOKEN_KEY] for secret in built}) == 3
-    assert not any("annotations" in secret["metadata"] for secret in built)
+    assert not any(SPEC_HASH in secret["metadata"]["annotations"] for secret in built)
     assert SPEC_HASH in build_service(POOL_OWNER, Role.BROKER)["metadata"]["annotations"]
 
 

@@ -16,6 +16,7 @@ from shoal.kube.resources import (
     CORE_EVENTS,
     ENVIRONMENT_POOLS,
     NAMESPACES,
+    NETWORK_POLICIES,
     PODS,
     RL_JOBS,
     ROLLOUT_FLEETS,
@@ -174,6 +175,46 @@ async def test_a_token_is_renewed_on_request_and_the_one_before_goes_later(bench
 
     await bench.until(told, "an event")
     assert [pod["metadata"]["uid"] for pod in await bench.pods("broker")] == [pod["metadata"]["uid"] for pod in pods]
+
+
+async def test_what_somebody_changes_in_an_owned_object_is_repaired_and_told(bench: Bench) -> None:
+    await bench.apply(ENVIRONMENT_POOLS, pinned(1))
+    await bench.until(lambda: _count(bench, "environment", 1), "a member")
+    namespace = bench.namespace
+
+    async def policies() -> str:
+        return str((await bench.condition(ENVIRONMENT_POOLS, "PoliciesApplied")).get("reason"))
+
+    async def as_built() -> bool:
+        return await policies() == "AsBuilt"
+
+    await bench.until(as_built, "the policies are as built: what the server adds is no drift")
+    service = await bench.client.get(SERVICES, "sample-broker", namespace)
+    policy = await bench.client.get(NETWORK_POLICIES, "sample-environment", namespace)
+    token = await bench.client.get(SECRETS, "sample-pool-token", namespace)
+    wrong = {"spec": {"selector": {"rl.shoal.dev/role": "nobody"}}}
+    await bench.client.patch(SERVICES, "sample-broker", wrong, namespace)
+    await bench.client.patch(NETWORK_POLICIES, "sample-environment", {"spec": {"ingress": [{}]}}, namespace)
+    await bench.client.patch(SECRETS, "sample-pool-token", {"data": {"token": "a25vd24="}}, namespace)
+
+    async def repaired() -> bool:
+        now = [
+            (await bench.client.get(SERVICES, "sample-broker", namespace))["spec"] == service["spec"],
+            (await bench.client.get(NETWORK_POLICIES, "sample-environment", namespace))["spec"] == policy["spec"],
+            (await bench.client.get(SECRETS, "sample-pool-token", namespace))["data"]["token"]
+            not in ("a25vd24=", token["data"]["token"]),
+        ]
+        return all(now)
+
+    await bench.until(repaired, "all three are repaired", seconds=10)
+    assert await policies() == "PolicyLifted"
+
+    async def events() -> bool:
+        found = (await bench.client.list(CORE_EVENTS, namespace)).items
+        told = " ".join(event["message"] for event in found if event["reason"] == "DriftRepaired")
+        return all(name in told for name in ("spec.selector", "spec.ingress", "data.token", "by tester"))
+
+    await bench.until(events, "each repair is told, with the field and the writer")
 
 
 async def test_a_pool_is_filled_scaled_replaced_and_collected(bench: Bench) -> None:

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.api.labels import TOKEN_DIGEST
+from shoal.api.tokens import token_digest
 from shoal.planner.actions import ForgetToken, RenewToken
 from shoal.planner.tokens import DAY, TokenPolicy, TokenView, plan_tokens, view_token
 
@@ -48,6 +50,18 @@ def test_the_next_look_is_when_something_is_due(view: TokenView, wait: float) ->
 def test_secrets_that_lack_something_are_mended() -> None:
     assert planned(replace(NEW, token=""), 1.0) == [RenewToken("lake-token", "7", "")]
     assert planned(replace(NEW, previous=None), 1.0) == [ForgetToken("lake-token", "7")]
+
+
+def test_an_edited_token_is_replaced_at_once_even_while_the_one_before_is_taken() -> None:
+    edited = replace(NEW, edited=True)
+    for view in (edited, replace(edited, previous="zero")):
+        assert planned(view, 1.0) == [RenewToken("lake-token", "7", NEW.token, edited=True)]
+    secret = body(token="drawn", previous="")
+    secret["metadata"]["annotations"] = {TOKEN_DIGEST: token_digest("drawn")}
+    assert not view_token(secret).edited
+    secret["data"]["token"] = b64encode(b"known").decode()
+    assert view_token(secret).edited
+    assert not view_token(body(token="of an earlier release")).edited
 
 
 def body(**data: str) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from shoal.api.labels import (
     RENEW_TOKEN,
     ROLE,
     SPEC_HASH,
+    TOKEN_DIGEST,
     TOKEN_KEY,
     TOKEN_RENEWED_AT,
 )
+from shoal.api.tokens import token_digest
 from shoal.builders.hashing import spec_hash
 from shoal.builders.owner import Owner
 
@@ -40,16 +42,23 @@ def build_tokens(owner: Owner, *roles: str) -> list[Manifest]:
     that are drawn at each pass, the first are kept, until a renewal (planner/tokens.py).
     """
     names = [owner.secret, *(owner.secret_for(role) for role in roles)]
-    return [build_child(owner, "v1", "Secret", name, _first_token(new_token())) for name in names]
+    return [_first_token(owner, name, new_token()) for name in names]
 
 
-def _first_token(token: str) -> Manifest:
-    return {"type": "Opaque", "data": {TOKEN_KEY: _encoded(token), PREVIOUS_TOKEN_KEY: ""}}
+def _first_token(owner: Owner, name: str, token: str) -> Manifest:
+    content = {"type": "Opaque", "data": {TOKEN_KEY: _encoded(token), PREVIOUS_TOKEN_KEY: ""}}
+    secret = build_child(owner, "v1", "Secret", name, content)
+    secret["metadata"]["annotations"] = {TOKEN_DIGEST: token_digest(token)}
+    return secret
 
 
 def token_renewed(token: str, former: str, now: datetime) -> Manifest:
     """What to merge into a Secret for another token."""
-    annotations = {TOKEN_RENEWED_AT: now.strftime("%Y-%m-%dT%H:%M:%SZ"), RENEW_TOKEN: None}
+    annotations = {
+        TOKEN_RENEWED_AT: now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        RENEW_TOKEN: None,
+        TOKEN_DIGEST: token_digest(token),
+    }
     data = {TOKEN_KEY: _encoded(token), PREVIOUS_TOKEN_KEY: _encoded(former)}
     return {"metadata": {"annotations": annotations}, "data": data}
 

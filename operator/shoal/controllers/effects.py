@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.api.labels import PREVIOUS_TOKEN_KEY
+from shoal.api.labels import PREVIOUS_TOKEN_KEY, TOKEN_KEY
 from shoal.builders.children import new_token, token_renewed
 from shoal.builders.owner import Owner
 from shoal.controllers.peers import Peers
@@ -143,15 +143,20 @@ class Effects:
     async def _one(self, subject: Subject, action: Action) -> None:
         owner = subject.owner
         match action:
-            case Apply(manifest, first):
-                await self._apply(owner, manifest, first=first)
+            case Apply():
+                await self._apply(subject, action)
             case CreateOnce(manifest):
                 await self._create_once(owner, manifest)
-            case RenewToken(secret, version, current):
+            case RenewToken(secret, version, current, edited):
+                # Nodes may have brought an edited token to the pods by now; it is taken until they have the new one.
                 change = token_renewed(new_token(), current, self._clock.wall())
                 if await self._change_token(owner, secret, version, change):
                     text = f"secret {secret} has a new token; the one before is taken for a while"
-                    await self._recorder.record(subject.reference(), "Normal", "TokenRenewed", text)
+                    if edited:
+                        text = f"Secret {secret}: data.{TOKEN_KEY} was changed by hand; {text}"
+                        await self._recorder.record(subject.reference(), "Warning", "DriftRepaired", text)
+                    else:
+                        await self._recorder.record(subject.reference(), "Normal", "TokenRenewed", text)
             case ForgetToken(secret, version):
                 await self._change_token(owner, secret, version, {"data": {PREVIOUS_TOKEN_KEY: ""}})
             case CreatePod(role, manifest):
@@ -185,21 +190,27 @@ class Effects:
         self._refusals = {key: text for key, text in self._refusals.items() if key[0] != uid}
         self._taken.pop(uid, None)
 
-    async def _apply(self, owner: Owner, manifest: dict[str, Any], *, first: bool) -> None:
+    async def _apply(self, subject: Subject, action: Apply) -> None:
+        owner, manifest = subject.owner, action.manifest
         kind = manifest["kind"]
         resource = self._resource(kind)
         if resource is None:
             return
-        if first:
+        if action.first:
             await self._look_for_another(owner, resource, manifest)
         self._refusals.pop((owner.uid, kind), None)
         try:
-            await self._client.apply(resource, manifest, owner.namespace)
+            applied = await self._client.apply(resource, manifest, owner.namespace)
         except ApiError as error:
             if kind not in RESOURCES and _refuses(error):
                 # What the user wrote for another operator is theirs to correct: the next pass tells them.
                 self._refusals[(owner.uid, kind)] = error.message
             raise
+        # Of the same version: nothing was wrong by then, or the server holds the field in another form of its own.
+        if action.drift and applied["metadata"].get("resourceVersion") != action.version:
+            text = f"{action.drift}; it is again as Shoal built it"
+            log.warning("%s/%s: %s", owner.namespace, owner.name, text)
+            await self._recorder.record(subject.reference(), "Warning", "DriftRepaired", text)
 
     def _resource(self, kind: str) -> Resource | None:
         """None for a neighbour's kind that went a moment ago; the next pass says so."""

@@ -1,12 +1,12 @@
 """What the operator knows of the cluster: one cache per kind, kept by reflectors."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from shoal.api import labels
-from shoal.api.labels import SPEC_HASH
+from shoal.controllers.fields import last_manager
 from shoal.engine.store import OWNER_UID, Store, by_label, by_owner_uid
 from shoal.neighbours.registry import Neighbourhood
+from shoal.planner.drift import LiveChild
 from shoal.planner.observed import PodView, view
 from shoal.planner.tokens import TokenView, view_token
 
@@ -15,15 +15,8 @@ Json = dict[str, Any]
 
 ROOT_UID = "root"
 """Index of pods that another operator makes for us, by the UID of the Shoal resource behind them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Child:
-    """A Service or NetworkPolicy, cut down to what decides whether it is written again."""
-
-    kind: str
-    name: str
-    spec_hash: str
+CHANGED_BY = "changedBy"
+"""Key under which a trimmed custom resource keeps the manager that last wrote to it."""
 
 
 def trim_pod(pod: Json) -> PodView:
@@ -31,15 +24,12 @@ def trim_pod(pod: Json) -> PodView:
     return view(pod)
 
 
-def trim_child(kind: str) -> Any:
-    """The trim function of a kind of child (its list items carry no kind of their own)."""
-
-    def trim(body: Json) -> Child:
-        metadata = body["metadata"]
-        digest = (metadata.get("annotations") or {}).get(SPEC_HASH, "")
-        return Child(kind, metadata["name"], digest)
-
-    return trim
+def trim_child(body: Json) -> LiveChild:
+    """A Service or NetworkPolicy as it is compared with the built one."""
+    metadata = body["metadata"]
+    kept = {key: value for key, value in metadata.items() if key != "managedFields"}
+    content = {key: value for key, value in body.items() if key not in ("metadata", "status")}
+    return LiveChild({**content, "metadata": kept}, metadata.get("resourceVersion", ""), last_manager(metadata))
 
 
 def trim_resource(body: Json) -> Json:
@@ -49,7 +39,8 @@ def trim_resource(body: Json) -> Json:
     """
     metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
     status = body.get("status")
-    return {"spec": {}, **body, "metadata": metadata, "status": status if isinstance(status, dict) else {}}
+    trimmed = {"spec": {}, **body, "metadata": metadata, "status": status if isinstance(status, dict) else {}}
+    return {**trimmed, CHANGED_BY: last_manager(body["metadata"])}
 
 
 class World:
@@ -63,9 +54,9 @@ class World:
         by_maker = {ROOT_UID: by_label(labels.OWNER_UID), **neighbours.pod_indexes}
         self._neighbours = neighbours
         self.pods: Store[PodView] = Store(trim_pod, owned | by_maker)
-        self.services: Store[Child] = Store(trim_child("Service"), owned)
+        self.services: Store[LiveChild] = Store(trim_child, owned)
         self.tokens: Store[TokenView] = Store(view_token, owned)
-        self.policies: Store[Child] = Store(trim_child("NetworkPolicy"), owned)
+        self.policies: Store[LiveChild] = Store(trim_child, owned)
         self.pools: Store[Json] = Store(trim_resource, owned)
         self.fleets: Store[Json] = Store(trim_resource, owned)
         self.jobs: Store[Json] = Store(trim_resource)
@@ -86,17 +77,22 @@ class World:
                 pods = pods + self.workers_of(namespace, body["metadata"]["uid"])
         return pods
 
-    def children_of(self, namespace: str, uid: str) -> dict[tuple[str, str], str]:
-        """(kind, name) -> hash of what the resource with this UID controls, less pods, their makers and Workloads."""
-        stores = (self.services, self.policies)
-        children = [child for store in stores for child in store.by_index(OWNER_UID, uid, namespace)]
-        present = {(child.kind, child.name): child.spec_hash for child in children}
+    def children_of(self, namespace: str, uid: str) -> dict[tuple[str, str], LiveChild | str]:
+        """What the resource with this UID controls by (kind, name), less pods, their makers and Workloads.
+
+        Of a RayCluster the hash alone, because KubeRay's autoscaler writes into its spec.
+        """
+        present: dict[tuple[str, str], LiveChild | str] = {}
+        for kind, store in (("Service", self.services), ("NetworkPolicy", self.policies)):
+            for child in store.by_index(OWNER_UID, uid, namespace):
+                present[(kind, child.body["metadata"]["name"])] = child
         present |= {("Secret", held.name): "" for held in self.tokens_of(namespace, uid)}
         present |= self._neighbours.children_of(namespace, uid)
         for kind, resources in (("EnvironmentPool", self.pools), ("RolloutFleet", self.fleets)):
             for body in resources.by_index(OWNER_UID, uid, namespace):
-                digest = (body["metadata"].get("annotations") or {}).get(SPEC_HASH, "")
-                present[(kind, body["metadata"]["name"])] = digest
+                metadata = body["metadata"]
+                live = LiveChild(body, metadata.get("resourceVersion", ""), body[CHANGED_BY])
+                present[(kind, metadata["name"])] = live
         return present
 
     def tokens_of(self, namespace: str, uid: str) -> list[TokenView]:

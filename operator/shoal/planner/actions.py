@@ -12,11 +12,17 @@ Manifest = dict[str, Any]
 class Apply:
     """Server-side apply of a shared child (Service, NetworkPolicy, an owned custom resource).
 
-    `first`: it is not known to exist. Whoever has its name already keeps it.
+    Args:
+        manifest: the whole child.
+        first: it is not known to exist. Whoever has its name already keeps it.
+        drift: what somebody changed in it, in words; told in an Event once it is repaired.
+        version: with `drift`, the resourceVersion that it was seen at.
     """
 
     manifest: Manifest
     first: bool = False
+    drift: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,15 @@ class CreateOnce:
 
 @dataclass(frozen=True)
 class RenewToken:
-    """A new token for exactly this version of a Secret, with `current` kept as the one before."""
+    """A new token for exactly this version of a Secret, with `current` kept as the one before.
+
+    `edited`: somebody wrote the current one, so that whoever did so knows it.
+    """
 
     secret: str
     resource_version: str
     current: str
+    edited: bool = False
 
 
 @dataclass(frozen=True)

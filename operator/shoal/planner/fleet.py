@@ -15,11 +15,12 @@ from shoal.api.v1alpha1.rolloutfleet import (
 )
 from shoal.planner import conditions, health, sizing
 from shoal.planner.actions import Action, CreatePod, DeletePod, DrainEngine, Manifest, Plan
-from shoal.planner.children import changed_children
+from shoal.planner.children import Present, changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.holders import Blocked, idle_maker
 from shoal.planner.observed import Expected, PodView, Reading, next_loss
 from shoal.planner.podset import Limits, plan_podset
+from shoal.planner.policies import policies_applied
 from shoal.planner.pool import SETTLE_SECONDS
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import soonest
@@ -47,7 +48,7 @@ class FleetObserved:
     generation: int
     status: RolloutFleetStatus
     pods: Sequence[PodView]
-    children: Mapping[tuple[str, str], str]
+    children: Present
     expected: Expected
     gateway: Reading[FleetReading]
     blocked: Blocked | None = None
@@ -108,7 +109,8 @@ def plan_fleet(
     # What blocks a fleet ends with an event; until then nothing can be done about its size.
     moving = partial or bool(gone) or (status.replicas != status.desired_replicas and blocked is None)
     moving |= memory.waiting
-    wait = soonest(SETTLE_SECONDS if moving else idle_wake, next_loss(observed.pods, now))
+    _, policies_wake = policies_applied(desired.children, observed.children, observed.status.conditions, now)
+    wait = soonest(SETTLE_SECONDS if moving else idle_wake, next_loss(observed.pods, now), policies_wake)
     return Plan(tuple(actions), status.to_json(), wait, memory)
 
 
@@ -215,7 +217,8 @@ def _status(
         endpoint=desired.endpoint,
         usage=_usage(reading.usage, observed.status.usage),
     )
-    verdicts = _verdicts(spec, observed, status, blocked)
+    policies, _ = policies_applied(desired.children, observed.children, observed.status.conditions, now)
+    verdicts = [*_verdicts(spec, observed, status, blocked), *policies]
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )

@@ -1,6 +1,6 @@
 """RLJob: which children exist in which phase of its life, when it is over, and what to tell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shoal.api.base import Condition
@@ -18,14 +18,15 @@ from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.planner import conditions, health
 from shoal.planner.actions import Action, CreatePod, DeletePod, DeleteSelf, Manifest, Plan
 from shoal.planner.admission import NO_QUEUE, QueueDecision
-from shoal.planner.children import changed_children
+from shoal.planner.children import Present, changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.observed import Expected, PodView, Reading, next_loss
 from shoal.planner.podset import Limits, plan_podset, surge_of
+from shoal.planner.policies import policies_applied
 from shoal.planner.pool import SETTLE_SECONDS
 from shoal.planner.rayview import NO_CLUSTER, RayView
 from shoal.planner.singleton import plan_singleton
-from shoal.planner.times import parse_timestamp, timestamp
+from shoal.planner.times import parse_timestamp, soonest, timestamp
 
 LINGER_SECONDS = 60.0
 """The data manager outlives its job by this long, so that whoever waited for the end can still read the report."""
@@ -87,7 +88,7 @@ class JobObserved:
     generation: int
     status: RLJobStatus
     pods: Sequence[PodView]
-    children: Mapping[tuple[str, str], str]
+    children: Present
     expected: Expected
     fleet: DependencyView
     environments: Sequence[DependencyView]
@@ -130,7 +131,9 @@ def plan_job(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, now: f
     ttl = spec.ttl_seconds_after_finished
     if ended_at is not None and ttl is not None and now >= ended_at + ttl:
         actions.append(DeleteSelf())
-    return Plan(tuple(actions), status.to_json(), _requeue(spec, observed, status, ended_at, now))
+    _, policies_wake = policies_applied(desired.children, observed.children, observed.status.conditions, now)
+    wait = soonest(_requeue(spec, observed, status, ended_at, now), policies_wake)
+    return Plan(tuple(actions), status.to_json(), wait)
 
 
 def _own(children: Sequence[Manifest], observed: JobObserved) -> list[Manifest]:
@@ -246,7 +249,8 @@ def _ended_at(status: RLJobStatus, now: float) -> float:
 def _status(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, end: list[Verdict], now: float) -> RLJobStatus:
     old = observed.status
     reading = observed.data.value
-    verdicts = _verdicts(spec, observed, end)
+    policies, _ = policies_applied(desired.children, observed.children, old.conditions, now)
+    verdicts = [*_verdicts(spec, observed, end), *policies]
     status = RLJobStatus(
         observed_generation=observed.generation,
         phase=_phase(spec, observed, end),

@@ -15,11 +15,12 @@ from shoal.api.v1alpha1.environmentpool import (
 )
 from shoal.planner import conditions, health, sizing
 from shoal.planner.actions import Action, CreatePod, DeletePod, Manifest, Plan, RetireMember
-from shoal.planner.children import changed_children
+from shoal.planner.children import Present, changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.holders import Blocked, idle_maker
 from shoal.planner.observed import Expected, PodView, Reading, next_loss
 from shoal.planner.podset import Limits, PodSetPlan, plan_podset, surge_of
+from shoal.planner.policies import policies_applied
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import soonest
 
@@ -62,7 +63,7 @@ class PoolObserved:
     generation: int
     status: EnvironmentPoolStatus
     pods: Sequence[PodView]
-    children: Mapping[tuple[str, str], str]
+    children: Present
     expected: Expected
     broker: Reading[PoolReading]
     blocked: Blocked | None = None
@@ -126,7 +127,8 @@ def plan_pool(
     # What blocks a pool ends with an event; until then nothing can be done about its size.
     moving = partial or gone or (status.replicas != status.desired_replicas and observed.blocked is None)
     wait = soonest(SETTLE_SECONDS if moving else wake, _next_age(spec, observed.pods, now), idle_wake)
-    wait = soonest(wait, next_loss(observed.pods, now))
+    _, policies_wake = policies_applied(desired.children, observed.children, observed.status.conditions, now)
+    wait = soonest(wait, next_loss(observed.pods, now), policies_wake)
     return Plan(tuple(actions), status.to_json(), wait, memory)
 
 
@@ -319,7 +321,8 @@ def _status(
         latency=LeaseLatency(p50=f"{reading.p50:.3f}", p99=f"{reading.p99:.3f}"),
         usage=_usage(reading.usage, observed.status.usage),
     )
-    verdicts = _verdicts(spec, observed, status, blocked)
+    policies, _ = policies_applied(desired.children, observed.children, observed.status.conditions, now)
+    verdicts = [*_verdicts(spec, observed, status, blocked), *policies]
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.api.labels import PREVIOUS_TOKEN_KEY, RENEW_TOKEN, TOKEN_KEY, TOKEN_RENEWED_AT
+from shoal.api.labels import PREVIOUS_TOKEN_KEY, RENEW_TOKEN, TOKEN_DIGEST, TOKEN_KEY, TOKEN_RENEWED_AT
+from shoal.api.tokens import token_digest
 from shoal.planner.actions import Action, ForgetToken, RenewToken
 from shoal.planner.times import parse_timestamp, soonest
 
@@ -44,6 +45,7 @@ class TokenView:
         previous: the one before, while it is taken; "" at other times, None where the key is missing.
         renewed_at: when the token was made, seconds since the epoch.
         asked: whether a user asks for a new one.
+        edited: whether the token is not the one that Shoal drew.
     """
 
     name: str
@@ -52,6 +54,7 @@ class TokenView:
     previous: str | None
     renewed_at: float
     asked: bool
+    edited: bool = False
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -63,13 +66,16 @@ def view_token(body: Json) -> TokenView:
     """The view of a Secret."""
     metadata, data = body["metadata"], body.get("data") or {}
     annotations = metadata.get("annotations") or {}
+    token = _decoded(data.get(TOKEN_KEY)) or ""
     return TokenView(
         name=metadata["name"],
         resource_version=metadata.get("resourceVersion", ""),
-        token=_decoded(data.get(TOKEN_KEY)) or "",
+        token=token,
         previous=_decoded(data.get(PREVIOUS_TOKEN_KEY)),
         renewed_at=_time(annotations.get(TOKEN_RENEWED_AT)) or _time(metadata.get("creationTimestamp")) or 0.0,
         asked=RENEW_TOKEN in annotations,
+        # Secrets of earlier releases have no digest: nothing is known of theirs.
+        edited=TOKEN_DIGEST in annotations and annotations[TOKEN_DIGEST] != token_digest(token),
     )
 
 
@@ -83,7 +89,9 @@ def plan_tokens(tokens: Iterable[TokenView], policy: TokenPolicy, now: float) ->
     waits: list[float | None] = []
     for held in tokens:
         age = now - held.renewed_at
-        if held.previous and age < policy.overlap:
+        if held.edited:
+            actions.append(RenewToken(held.name, held.resource_version, held.token, edited=True))
+        elif held.previous and age < policy.overlap:
             waits.append(policy.overlap - age)
         elif held.asked or not held.token or 0 < policy.max_age <= age:
             actions.append(RenewToken(held.name, held.resource_version, held.token))
