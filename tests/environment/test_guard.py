@@ -316,3 +316,37 @@ def test_a_slot_that_starts_slowly_says_why() -> None:
     guard.reset_done(reset, 0)
     assert guard.started
     assert guard.report()[0].reason == ""
+
+
+def test_a_slot_without_room_counts_no_more_and_wears_nobody_out() -> None:
+    guard = Guard(2)
+    first, second = guard.take_resets()
+    assert guard.reset_done(first, 0.0)
+    assert guard.no_room(second, "the server holds one")
+    assert [slot.index for slot in guard.report()] == [0]
+    assert guard.absent == ["the server holds one"]
+    assert (guard.started, guard.exhausted, guard.retiring) == (True, False, False)
+    assert not guard.no_room(second, "again")
+
+
+def test_only_a_free_slot_can_be_distrusted() -> None:
+    guard = Guard(1)
+    (reset,) = guard.take_resets()
+    assert not guard.distrust(0)
+    guard.reset_done(reset, 0.0)
+    assert guard.distrust(0)
+    (again,) = guard.take_resets()
+    assert again.rebuild
+    assert not guard.reset_done(reset, 1.0), "an old reset must not free it"
+    assert guard.reset_done(again, 1.0)
+
+
+def test_an_environment_that_was_lost_is_no_fault_of_its_slot() -> None:
+    guard = Guard(1)
+    guard.reset_done(guard.take_resets()[0], 0.0)
+    request = GrantRequest(lease_id="a", key="a", holder="h", ttl=10, max_seconds=10)
+    guard.grant(request, 0.0)
+    guard.mark_lost("a")
+    assert guard.release("a", Outcome.FAULT, 1.0) is SlotState.RESETTING
+    assert guard.take_resets()[0].rebuild
+    assert guard.report()[0].faults == 0

@@ -20,17 +20,27 @@ class StartingError(Exception):
     """The environment is not there yet (a container that is still starting); worth trying again."""
 
 
+class LostError(Exception):
+    """The environment's process or connection is gone; it says nothing against a new instance."""
+
+
+class NoRoomError(Exception):
+    """What serves the environment holds no more instances, and this member has all of them: the slot cannot be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What the environment shows: `text` for a model, `data` (JSON or numpy) for programs, `info` for the record.
 
-    `images` are pictures by the path of what they show, each `{"media_type": "image/png", "data": BASE64}`.
+    `images` are pictures by the path of what they show, each `{"media_type": "image/png", "data": BASE64}`. `wire` is
+    the observation in OpenEnv's own form, where the environment has one: what typed clients of it read.
     """
 
     text: str
     data: Any = None
     info: Mapping[str, Any] = field(default_factory=dict)
     images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    wire: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,23 @@ class EnvironmentAdapter(ABC):
         """Extra fields for OpenEnv's `/state`; none by default."""
         return {}
 
+    def schemas(self) -> Mapping[str, Any]:
+        """JSON schemas of `action`, `observation` and `state` for OpenEnv's `/schema`; the backend's stand in."""
+        return {}
+
+    def mcp(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer to a JSON-RPC request of MCP; by default that there are no tools."""
+        error = {"code": -32603, "message": "Environment does not support MCP"}
+        return {"jsonrpc": "2.0", "id": request.get("id"), "error": error}
+
+    def alive(self) -> bool:
+        """Whether an idle instance can still be used, as far as is known at once; asked from another thread."""
+        return True
+
+    def abort(self) -> None:
+        """Give back what others need, from another thread, while a call hangs. The instance is not used again."""
+        return
+
     def recycle(self) -> None:
         """Make ready for the next holder after a clean episode; by default every reset does that by itself."""
         return
@@ -93,6 +120,7 @@ class Backend:
         default_factory=lambda: {
             "type": "object",
             "properties": {"text": {"type": "string", "description": "What the model wrote."}},
+            "required": ["text"],
             "additionalProperties": True,
         }
     )

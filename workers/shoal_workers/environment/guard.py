@@ -5,9 +5,10 @@ and never waits; the server calls it from one event loop, so each call is a comp
 
     free -> leased -> resetting -> free
                           |   `--> quarantined      (the reset failed, or too many faults)
-                          `------> retired          (asked to, too many episodes, too old, ephemeral)
+                          `------> retired          (asked to, too many episodes, too old, ephemeral, no room)
 
-A slot starts in `resetting`: it becomes free when its environment is ready.
+A slot starts in `resetting`: it becomes free when its environment is ready. A free slot whose environment has gone
+away goes back there.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Held:
     expires_at: float
     hard_end: float
     faulty: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class _Slot:
     faults: int = 0
     ready_at: float | None = None
     retiring: bool = False
+    absent: bool = False
     reason: str = ""
 
 
@@ -182,6 +185,12 @@ class Guard:
         if lease is not None:
             lease.faulty = True
 
+    def mark_lost(self, lease_id: str) -> None:
+        """The environment went away under the lease: a fault of its episode that does not count against the slot."""
+        lease = self._by_id.get(lease_id)
+        if lease is not None:
+            lease.lost = True
+
     # Readiness
 
     def take_resets(self) -> list[Reset]:
@@ -206,6 +215,23 @@ class Guard:
             return False
         slot.reason = reason
         self._to(slot, SlotState.RETIRED if slot.retiring else SlotState.QUARANTINED)
+        return True
+
+    def no_room(self, reset: Reset, reason: str) -> bool:
+        """There is no place for this slot's environment: it counts no more. False when the slot has moved on."""
+        slot = self._slots[reset.slot]
+        if slot.state is not SlotState.RESETTING or slot.generation != reset.generation:
+            return False
+        slot.absent, slot.reason = True, reason
+        self._to(slot, SlotState.RETIRED)
+        return True
+
+    def distrust(self, index: int) -> bool:
+        """A free slot's environment is gone: make it ready anew. False when the slot is not free."""
+        slot = self._slots[index]
+        if slot.state is not SlotState.FREE:
+            return False
+        self._reset(slot, rebuild=True)
         return True
 
     def explain(self, reset: Reset, reason: str) -> None:
@@ -271,7 +297,7 @@ class Guard:
     @property
     def exhausted(self) -> bool:
         """Whether slots retired and none is left that is, or will be, of use: the member has done its work."""
-        states = [slot.state for slot in self._slots]
+        states = [slot.state for slot in self._slots if not slot.absent]
         out = (SlotState.QUARANTINED, SlotState.RETIRED)
         return SlotState.RETIRED in states and all(state in out for state in states)
 
@@ -282,8 +308,18 @@ class Guard:
         return all(slot.ready_at is not None or slot.state in out for slot in self._slots)
 
     def report(self) -> list[SlotReport]:
-        """Every slot, as told to the broker."""
-        return [_report(slot) for slot in self._slots]
+        """Every slot that there is a place for, as told to the broker."""
+        return [_report(slot) for slot in self._slots if not slot.absent]
+
+    @property
+    def free(self) -> list[int]:
+        """The free slots."""
+        return list(self._free)
+
+    @property
+    def absent(self) -> list[str]:
+        """Why there is no place for slots, one reason each."""
+        return [slot.reason for slot in self._slots if slot.absent]
 
     # Transitions
 
@@ -296,6 +332,7 @@ class Guard:
     def _end(self, lease: Held, outcome: Outcome, now: float) -> SlotState:
         del self._by_id[lease.lease_id], self._by_key[lease.key], self._by_token[lease.token]
         outcome = Outcome.FAULT if lease.faulty else outcome
+        outcome = Outcome.DIRTY if lease.lost and outcome is not Outcome.OK else outcome
         slot = self._slots[lease.slot]
         slot.lease = None
         slot.episodes += 1
@@ -306,10 +343,13 @@ class Guard:
         elif self._worn_out(slot, now):
             self._to(slot, SlotState.RETIRED)
         else:
-            slot.generation += 1
-            self._to(slot, SlotState.RESETTING)
-            self._resets.append(Reset(slot.index, slot.generation, rebuild=outcome in _UNKNOWN_STATE))
+            self._reset(slot, rebuild=outcome in _UNKNOWN_STATE)
         return slot.state
+
+    def _reset(self, slot: _Slot, *, rebuild: bool) -> None:
+        slot.generation += 1
+        self._to(slot, SlotState.RESETTING)
+        self._resets.append(Reset(slot.index, slot.generation, rebuild=rebuild))
 
     def _free_or_retire(self, slot: _Slot, now: float) -> None:
         worn = slot.retiring or self._too_old(slot, now)

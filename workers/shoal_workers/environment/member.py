@@ -19,7 +19,7 @@ from shoal.api.services.leases import (
     SlotTotals,
 )
 from shoal.api.services.roles.environment import EnvironmentConfig
-from shoal_workers.environment.adapter import Backend, Observation, StartingError
+from shoal_workers.environment.adapter import Backend, NoRoomError, Observation, StartingError
 from shoal_workers.environment.guard import Guard, Held, Reset, ReusePolicy
 from shoal_workers.environment.slot import SlotRuntime
 from shoal_workers.environment.totals import totals
@@ -152,9 +152,12 @@ class Member:
         """The lease's running episode."""
         return self._episodes.get(lease.lease_id)
 
-    def environment_failed(self, lease: Held, detail: str) -> None:
-        """The environment broke under this lease; its slot will not be trusted again."""
-        self.guard.mark_faulty(lease.lease_id)
+    def environment_failed(self, lease: Held, detail: str, *, lost: bool = False) -> None:
+        """The environment broke under this lease, and its slot will not be trusted again; or it was lost with its
+        process, and its slot is made ready anew.
+        """
+        mark = self.guard.mark_lost if lost else self.guard.mark_faulty
+        mark(lease.lease_id)
         self.counters.errors += 1
         self.counters.last_error = detail
         self.changed.set()
@@ -184,7 +187,7 @@ class Member:
         return EnvironmentReport(
             name=self.backend.name,
             adapter=self.config.environment.protocol,
-            slot_seconds=self.config.slots * (now - self._started),
+            slot_seconds=(self.config.slots - len(self.guard.absent)) * (now - self._started),
             occupied_seconds=counters.occupied_seconds + running,
             active_seconds=sum(slot.active_seconds for slot in self.slots),
             episodes=counters.episodes,
@@ -226,7 +229,15 @@ class Member:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self.guard.tick(self.clock())
+            self._look_at_idle()
             self._settle()
+
+    def _look_at_idle(self) -> None:
+        """A free slot whose environment has gone away would cost its next holder an episode."""
+        for index in self.guard.free:
+            if not self.slots[index].alive and self.guard.distrust(index):
+                logger.warning("an idle environment is gone", extra={"slot": index})
+                self.changed.set()
 
     def _settle(self) -> None:
         for lease in self.guard.take_expired():
@@ -257,6 +268,10 @@ class Member:
                 self.changed.set()
                 await asyncio.sleep(backoff(attempt))
                 attempt += 1
+            except NoRoomError as error:
+                logger.warning("no room for a slot", extra={"slot": reset.slot, "reason": str(error)})
+                self.guard.no_room(reset, str(error))
+                break
             except Exception as error:
                 logger.warning("slot quarantined", extra={"slot": reset.slot, "reason": str(error)})
                 self.counters.last_error = str(error)

@@ -16,7 +16,15 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from shoal.api.services.leases import ResetRequest, StepRequest
-from shoal_workers.environment.adapter import GraderError, InvalidActionError, Observation, Step
+from shoal_workers.environment import mcp
+from shoal_workers.environment.adapter import (
+    GraderError,
+    InvalidActionError,
+    NoRoomError,
+    Observation,
+    StartingError,
+    Step,
+)
 from shoal_workers.environment.guard import Held, LeaseLostError
 from shoal_workers.environment.member import Episode, Member
 from shoal_workers.environment.slot import EnvironmentFailedError
@@ -38,9 +46,30 @@ _STATE_SCHEMA = {
     "additionalProperties": True,
 }
 
+OPENAPI: dict[str, Any] = {
+    "openapi": "3.1.0",
+    "info": {"title": "OpenEnv environment", "version": "1.0.0"},
+    "paths": {
+        path: {method: {"responses": {"200": {"description": "As OpenEnv defines it."}}}}
+        for method, path in (
+            ("post", "/reset"),
+            ("post", "/step"),
+            ("get", "/state"),
+            ("get", "/health"),
+            ("get", "/metadata"),
+            ("get", "/schema"),
+            ("post", "/mcp"),
+        )
+    },
+}
+"""The routes of one lease, for tools that look an environment's up."""
+
 
 class Driver:
-    """The operations of the protocol on a member's slots; every failure is a ProblemError."""
+    """The operations of the protocol on a member's slots; every failure is a ProblemError.
+
+    With `own_form`, observations of an OpenEnv environment are as it made them, which is what its typed clients read.
+    """
 
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -52,7 +81,7 @@ class Driver:
         except LeaseLostError as error:
             raise ProblemError("lease-expired", str(error), status=410) from None
 
-    async def reset(self, lease: Held, data: Mapping[str, Any]) -> dict[str, Any]:
+    async def reset(self, lease: Held, data: Mapping[str, Any], *, own_form: bool = False) -> dict[str, Any]:
         """Start an episode; unknown fields belong to the task, as the arguments of OpenEnv's reset do."""
         request = validated(ResetRequest, data)
         task = {**request.task, **{key: value for key, value in data.items() if key not in _RESET_FIELDS}}
@@ -64,9 +93,11 @@ class Driver:
         self.lease(lease.token)
         episode_id = request.episode_id or uuid.uuid4().hex
         self._member.begin_episode(lease, episode_id, observation)
-        return _payload(observation, None, {"episode_id": episode_id})
+        return _payload(observation, None, {"episode_id": episode_id}, own_form)
 
-    async def step(self, lease: Held, action: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    async def step(
+        self, lease: Held, action: Mapping[str, Any], timeout: float | None = None, *, own_form: bool = False
+    ) -> dict[str, Any]:
         """Do one action."""
         episode = self._running_episode(lease)
         config = self._member.config
@@ -76,11 +107,22 @@ class Driver:
             step = await slot.step(action, min(timeout or limit, limit), config.evaluate_timeout)
         except InvalidActionError as error:
             self._member.counters.invalid_actions += 1
-            return _payload(episode.last, None, {"invalid_action": str(error)})
+            return _payload(episode.last, None, {"invalid_action": str(error)}, own_form)
         except Exception as error:
             raise self._problem(lease, error) from error
         self.lease(lease.token)
-        return self._record(episode, step)
+        return self._record(episode, step, own_form)
+
+    async def mcp(self, lease: Held, body: bytes) -> dict[str, Any]:
+        """The answer to a JSON-RPC request of MCP, errors included."""
+        request = mcp.parse(body)
+        if "error" in request:
+            return request
+        try:
+            return dict(await self._member.slots[lease.slot].mcp(request, self._member.config.step_timeout))
+        except Exception as error:
+            problem = self._problem(lease, error)
+            return mcp.failure(mcp.INTERNAL_ERROR, problem.detail, request.get("id"))
 
     async def state(self, lease: Held) -> dict[str, Any]:
         """The episode's id, its number of steps, and the environment's own fields."""
@@ -102,8 +144,13 @@ class Driver:
 
     def schema(self) -> dict[str, Any]:
         """JSON schemas of actions, observations and state."""
-        action = self._member.backend.action_schema
-        return {"action": action, "observation": _OBSERVATION_SCHEMA, "state": _STATE_SCHEMA}
+        general = {
+            "action": self._member.backend.action_schema,
+            "observation": _OBSERVATION_SCHEMA,
+            "state": _STATE_SCHEMA,
+        }
+        own = next((slot.schemas for slot in self._member.slots if slot.schemas), {})
+        return {**general, **own}
 
     def _running_episode(self, lease: Held) -> Episode:
         episode = self._member.episode(lease)
@@ -113,7 +160,7 @@ class Driver:
             raise ProblemError("episode-over", "the episode has ended; reset the environment", status=409)
         return episode
 
-    def _record(self, episode: Episode, step: Step) -> dict[str, Any]:
+    def _record(self, episode: Episode, step: Step, own_form: bool) -> dict[str, Any]:
         counters = self._member.counters
         counters.steps += 1
         counters.invalid_actions += "invalid_action_counted" in step.observation.info
@@ -121,15 +168,17 @@ class Driver:
         episode.done = step.terminated or step.truncated
         episode.last = step.observation
         ends = {"terminated": step.terminated, "truncated": step.truncated}
-        return _payload(step.observation, step.reward, ends)
+        return _payload(step.observation, step.reward, ends, own_form)
 
     def _problem(self, lease: Held, error: Exception) -> ProblemError:
         if isinstance(error, GraderError):
             self._member.counters.errors += 1
             return ProblemError("grader-error", str(error), status=500)
         reason = error.reason if isinstance(error, EnvironmentFailedError) else "exception"
+        if isinstance(error, StartingError | NoRoomError):
+            reason = "lost"
         if reason != "broken":
-            self._member.environment_failed(lease, str(error))
+            self._member.environment_failed(lease, str(error), lost=reason == "lost")
         return ProblemError("environment-error", str(error), status=500, extensions={"reason": reason})
 
 
@@ -172,6 +221,15 @@ def _lease_router(driver: Driver) -> APIRouter:
         driver.lease(token)
         return json_response(driver.schema())
 
+    @routes.get("/openapi.json")
+    async def openapi(token: str) -> Response:
+        driver.lease(token)
+        return json_response(OPENAPI)
+
+    @routes.post("/mcp")
+    async def call_mcp(token: str, request: Request) -> Response:
+        return json_response(await driver.mcp(driver.lease(token), await request.body()))
+
     @routes.websocket("/ws")
     async def ws(token: str, websocket: WebSocket) -> None:
         await websocket.accept()
@@ -202,7 +260,7 @@ async def _answer(driver: Driver, token: str, text: str) -> dict[str, Any] | Non
     if kind == "close":
         return None
     data = message.get("data") or {} if isinstance(message, dict) else {}
-    if kind not in ("reset", "step", "state"):
+    if kind not in ("reset", "step", "state", "mcp"):
         return _error(f"Unknown message type: {kind}", "UNKNOWN_TYPE")
     if not isinstance(data, dict):
         return _error("data must be an object", "VALIDATION_ERROR")
@@ -210,8 +268,10 @@ async def _answer(driver: Driver, token: str, text: str) -> dict[str, Any] | Non
         lease = driver.lease(token)
         if kind == "state":
             return {"type": "state", "data": await driver.state(lease)}
-        done = await (driver.reset(lease, data) if kind == "reset" else driver.step(lease, data))
-        return {"type": "observation", "data": done}
+        if kind == "mcp":
+            return {"type": "mcp", "data": await driver.mcp(lease, orjson.dumps(data))}
+        call = driver.reset if kind == "reset" else driver.step
+        return {"type": "observation", "data": await call(lease, data, own_form=True)}
     except ProblemError as error:
         return _error(error.detail, _CODES.get(error.name, "EXECUTION_ERROR"), problem=error.document())
 
@@ -220,11 +280,15 @@ def _error(message: str, code: str, **more: Any) -> dict[str, Any]:
     return {"type": "error", "data": {"message": message, "code": code, **more}}
 
 
-def _payload(observation: Observation, reward: float | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _payload(
+    observation: Observation, reward: float | None, metadata: Mapping[str, Any], own_form: bool = False
+) -> dict[str, Any]:
     full = {**observation.info, **metadata}
     shown: dict[str, Any] = {"text": observation.text, "data": observation.data, "metadata": full}
     if observation.images:
         shown["images"] = observation.images
+    if own_form and observation.wire is not None:
+        shown = dict(observation.wire)
     done = bool(full.get("terminated") or full.get("truncated"))
     return {"observation": shown, "reward": reward, "done": done, "metadata": full}
 

@@ -14,6 +14,8 @@ from shoal_workers.environment.adapter import (
     EnvironmentAdapter,
     GraderError,
     InvalidActionError,
+    LostError,
+    NoRoomError,
     Observation,
     StartingError,
     Step,
@@ -23,11 +25,13 @@ from shoal_workers.service.config import ConfigurationError
 
 ResultT = TypeVar("ResultT")
 
-_PASSED_ON = (InvalidActionError, GraderError, StartingError, ConfigurationError)
+_PASSED_ON = (InvalidActionError, GraderError, StartingError, NoRoomError, ConfigurationError)
 
 
 class EnvironmentFailedError(Exception):
-    """The instance broke: `reason` is `exception`, `hung` or `broken` (it broke before)."""
+    """The instance broke: `reason` is `exception`, `hung`, `lost` (its process or connection is gone) or `broken` (it
+    broke before).
+    """
 
     def __init__(self, detail: str, reason: str) -> None:
         super().__init__(detail)
@@ -40,6 +44,7 @@ class SlotRuntime:
     def __init__(self, index: int, backend: Backend) -> None:
         self.index = index
         self.active_seconds = 0.0
+        self.schemas: Mapping[str, Any] | None = None
         self._backend = backend
         self._adapter: EnvironmentAdapter | None = None
         self._thread = SlotThread(f"slot-{index}")
@@ -66,6 +71,16 @@ class SlotRuntime:
         adapter = self._instance()
         return await self._run("state", adapter.state, timeout)
 
+    async def mcp(self, request: Mapping[str, Any], timeout: float) -> Mapping[str, Any]:
+        """The answer to a request of MCP."""
+        adapter = self._instance()
+        return await self._run("mcp", lambda: adapter.mcp(request), timeout)
+
+    @property
+    def alive(self) -> bool:
+        """Whether an idle instance can still be used, as far as is known at once."""
+        return self._adapter is None or self._adapter.alive()
+
     async def make_ready(self, *, rebuild: bool, verify: bool, timeout: float) -> None:
         """Make the slot fit for a new holder: recycle the instance, or replace it; raises what went wrong."""
         if rebuild or self._adapter is None:
@@ -75,6 +90,8 @@ class SlotRuntime:
             await self._run("recycle", self._adapter.recycle, timeout)
         if verify:
             await self._run("verify", self._instance().verify, timeout)
+        if self.schemas is None:
+            self.schemas = await self._run("schemas", self._instance().schemas, timeout)
 
     def close(self) -> None:
         """Close the instance and end the thread, without waiting."""
@@ -115,11 +132,16 @@ class SlotRuntime:
 
     def _failed(self, what: str, error: BaseException) -> EnvironmentFailedError:
         self._discard()
+        if isinstance(error, LostError):
+            return EnvironmentFailedError(f"{what}: {error}", "lost")
         return EnvironmentFailedError(f"{what}: {type(error).__name__}: {error}", "exception")
 
     def _abandon(self, future: asyncio.Future[Any]) -> None:
         # A thread cannot be stopped: leave it and its instance behind, and go on with a new one.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self._adapter is not None:
+            with contextlib.suppress(Exception):
+                self._adapter.abort()
         self._discard()
         self._thread.end()
         self._thread = SlotThread(f"slot-{self.index}")

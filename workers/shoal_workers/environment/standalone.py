@@ -12,13 +12,14 @@ from starlette.responses import Response
 
 from shoal.api.services.leases import GrantRequest, Outcome, StepRequest
 from shoal_workers.environment.guard import GuardError, Held
+from shoal_workers.environment.mcp import parse
 from shoal_workers.environment.member import Member
 from shoal_workers.environment.protocol import Driver, body_object, converse, json_response, validated
 from shoal_workers.service import ProblemError
 
 # Nobody renews these leases: they end with their connection, or with the process.
 FOREVER_SECONDS = 10 * 365 * 86_400.0
-ROOT_PATHS = ("/reset", "/step", "/state", "/health", "/metadata", "/schema", "/ws")
+ROOT_PATHS = ("/reset", "/step", "/state", "/health", "/metadata", "/schema", "/ws", "/mcp", "/openapi.json")
 
 
 def open_routes(member: Member, driver: Driver) -> APIRouter:
@@ -27,12 +28,13 @@ def open_routes(member: Member, driver: Driver) -> APIRouter:
 
     @routes.post("/reset")
     async def reset(request: Request) -> Response:
-        return json_response(await driver.reset(_take(member, "open-http"), await body_object(request)))
+        return json_response(await driver.reset(_take(member, "open-http"), await body_object(request), own_form=True))
 
     @routes.post("/step")
     async def step(request: Request) -> Response:
         body = validated(StepRequest, await body_object(request))
-        return json_response(await driver.step(_take(member, "open-http"), body.action, body.timeout_s))
+        lease = _take(member, "open-http")
+        return json_response(await driver.step(lease, body.action, body.timeout_s, own_form=True))
 
     @routes.get("/state")
     async def state() -> Response:
@@ -49,6 +51,15 @@ def open_routes(member: Member, driver: Driver) -> APIRouter:
     @routes.get("/schema")
     async def schema() -> Response:
         return json_response(driver.schema())
+
+    @routes.post("/mcp")
+    async def mcp(request: Request) -> Response:
+        body = await request.body()
+        wrong = parse(body)
+        # What needs no environment must not take the only slot.
+        if "error" in wrong:
+            return json_response(wrong)
+        return json_response(await driver.mcp(_take(member, "open-http"), body))
 
     @routes.websocket("/ws")
     async def ws(websocket: WebSocket) -> None:

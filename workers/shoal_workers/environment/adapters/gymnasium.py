@@ -91,6 +91,16 @@ class GymnasiumAdapter(EnvironmentAdapter):
         truncated = truncated or (self._limit is not None and self._turn >= self._limit and not terminated)
         return Step(self._last, self._reward(reward), terminated, truncated)
 
+    def schemas(self) -> Mapping[str, Any]:
+        """An action is a text, or a value of the space."""
+        own = spaces.schema(self._environment.action_space)
+        text = {"type": "string", "description": "What the model wrote."}
+        forms = [
+            {"type": "object", "properties": {"text": text}, "required": ["text"]},
+            {"type": "object", "properties": {"value": own}, "required": ["value"]},
+        ]
+        return {"action": {"anyOf": forms}}
+
     def close(self) -> None:
         """Close the environment."""
         close = getattr(self._environment, "close", None)
