@@ -30,7 +30,7 @@ def span(start: int, end: int) -> VersionSpan:
 
 async def test_a_trajectory_is_the_conversation_token_by_token(tmp_path: Path) -> None:
     async with stage(tmp_path, **ONE_GROUP) as scene, scene.agent() as url:
-        scene.gateway.version = 7
+        scene.gateway.version = 2
         trajectory = (await scene.trajectories())[0]
         (segment,) = trajectory.segments
         tokenizer = ChatTokenizer(tmp_path / "model")
@@ -44,7 +44,7 @@ async def test_a_trajectory_is_the_conversation_token_by_token(tmp_path: Path) -
         assert [value for value, mask in logprobs if mask] == [-0.5, -1.5] * 3
         assert all(value == 0 for value, mask in zip(segment.logprobs, segment.loss_mask, strict=True) if not mask)
         starts = [index for index, token in enumerate(segment.token_ids) if token == RIGHT[0]]
-        assert segment.versions == [VersionSpan(version=7, start=start, end=start + 2) for start in starts]
+        assert segment.versions == [VersionSpan(version=2, start=start, end=start + 2) for start in starts]
         assert (trajectory.reward, trajectory.outcome, trajectory.turns) == (1.0, EpisodeOutcome.OK, 3)
         # Every prompt continues the one before by the very tokens that were sampled.
         session = scene.gateway.requests[0].session

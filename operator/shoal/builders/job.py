@@ -5,10 +5,10 @@ from typing import Any
 from shoal.api.labels import JOB, OWN_TOKEN, PORTS, Role
 from shoal.api.services.common import StrategyConfig
 from shoal.api.services.roles.agent import AgentConfig, HarnessConfig, PoolAccess
-from shoal.api.services.roles.data import DataConfig, EvaluationConfig, SuccessConfig, TaskConfig
+from shoal.api.services.roles.data import DataConfig, EvaluationConfig, RetentionConfig, SuccessConfig, TaskConfig
 from shoal.api.services.roles.trainer import AlgorithmConfig, OptimizerConfig, TrainerConfig
-from shoal.api.v1alpha1.common import API_VERSION
-from shoal.api.v1alpha1.jobdata import Evaluation
+from shoal.api.v1alpha1.common import API_VERSION, seconds
+from shoal.api.v1alpha1.jobdata import Evaluation, Retention
 from shoal.api.v1alpha1.jobplanes import EnvironmentSource
 from shoal.api.v1alpha1.jobtrainer import Algorithm, Optimizer
 from shoal.api.v1alpha1.rljob import RLJobSpec
@@ -90,6 +90,7 @@ def build_data(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
         success=_success(spec),
         max_turns=spec.agents.max_turns,
         temperature=float(spec.agents.sampling.temperature),
+        retention=_retention(spec.data.retention),
         seed=spec.seed,
     )
     plan = PodPlan(
@@ -220,8 +221,16 @@ def _evaluation(evaluation: Evaluation | None) -> EvaluationConfig | None:
         seeds_start=evaluation.seeds_start,
         temperature=float(evaluation.temperature),
         every=evaluation.every,
-        success_threshold=float(evaluation.success_threshold),
+        success_threshold=float(evaluation.success_threshold) if evaluation.success_threshold is not None else None,
         optimum=float(evaluation.optimum) if evaluation.optimum is not None else None,
+    )
+
+
+def _retention(retention: Retention) -> RetentionConfig:
+    return RetentionConfig(
+        bytes=retention.max_gigabytes * 2**30,
+        seconds=seconds(retention.max_age) if retention.max_age is not None else None,
+        versions=retention.max_versions,
     )
 
 

@@ -12,6 +12,7 @@ from shoal.api.services.roles.agent import AgentConfig
 from shoal.api.services.trajectories import EpisodeOutcome
 from shoal_workers.agent.budget import BUDGETS
 from shoal_workers.agent.harness import Episode, EpisodeEnd, EpisodeFaultError
+from shoal_workers.agent.rewards import Rewards
 from shoal_workers.agent.tape import Tape
 from shoal_workers.service import ConfigurationError
 from shoal_workers.tokens import RESERVED_VARIABLES, ChatTokenizer, TemplateError
@@ -44,7 +45,7 @@ class ChatHarness:
         while True:
             end = self._end_of(tape, result, limit)
             if end is not None:
-                return EpisodeEnd(end, tape.reward, tape.turns, tape.segments())
+                return EpisodeEnd(end, tape.rewards.total, tape.turns, tape.segments())
             added = self._continuation(tape.token_ids, result) if tape.turns else []
             if len(tape) + len(added) >= self._config.max_model_len:
                 return self._no_room(tape, len(added))
@@ -76,14 +77,14 @@ class ChatHarness:
         (segment,) = prefix.segments
         result = await self._reset(episode)
         expected = self._opening(result)
-        reward = 0.0
+        rewards = Rewards()
         for action in prefix.actions:
             if segment.token_ids[: len(expected)] != expected or result.done:
                 return None
             while len(expected) < len(segment.token_ids) and segment.loss_mask[len(expected)]:
                 expected.append(segment.token_ids[len(expected)])
             result = await episode.environment.step(action)
-            reward += result.reward or 0.0
+            rewards.add(result)
             if not result.done:
                 expected += self._continuation(expected, result)
         sampled = [index for index, mask in enumerate(segment.loss_mask) if mask]
@@ -95,7 +96,7 @@ class ChatHarness:
             spans=list(segment.versions),
             actions=list(prefix.actions),
             turns=prefix.turns,
-            reward=reward,
+            rewards=rewards,
         )
         return result
 
@@ -112,15 +113,15 @@ class ChatHarness:
         tape.wrote(answer.token_ids, answer.logprobs, answer.versions)
         tape.actions.append(action)
         tape.turns += 1
-        tape.reward += result.reward or 0.0
+        tape.rewards.add(result)
         return result
 
     def _no_room(self, tape: Tape, added: int) -> EpisodeEnd:
         """The next prompt does not fit; what it would have added is left away, as nothing was sampled after it."""
         if not tape.turns:
             sizes = f"the first prompt has {len(tape) + added} tokens, max_model_len is {self._config.max_model_len}"
-            raise EpisodeFaultError(EpisodeOutcome.AGENT_ERROR, sizes)
-        return EpisodeEnd(EpisodeOutcome.TRUNCATED, tape.reward, tape.turns, tape.segments())
+            raise EpisodeFaultError(EpisodeOutcome.UNFIT_TASK, sizes)
+        return EpisodeEnd(EpisodeOutcome.TRUNCATED, tape.rewards.total, tape.turns, tape.segments())
 
     def _end_of(self, tape: Tape, result: StepResult, limit: int) -> EpisodeOutcome | None:
         """Whether the episode is over, and how."""

@@ -67,6 +67,10 @@ class EpisodeRun:
             prefix = self._episode.tape.prefix() if self._episode is not None else Prefix()
             await asyncio.shield(duties.hand_back(self.assignment, prefix))
             raise
+        except ProblemError as error:
+            # The data manager refused the record, and would refuse it again.
+            await self._failed(EpisodeOutcome.AGENT_ERROR, f"record: {error}")
+            return EpisodeOutcome.AGENT_ERROR
         except Exception as error:
             logger.exception("the harness failed")
             await self._failed(EpisodeOutcome.AGENT_ERROR, f"{type(error).__name__}: {error}")
@@ -115,6 +119,8 @@ class EpisodeRun:
             except ProblemError as error:
                 if error.name == FLEET_IN_USE:
                     raise FleetInUseError(error.detail) from error
+                if error.status == 429:
+                    raise EpisodeFaultError(EpisodeOutcome.CANCELLED, str(error)) from error
                 # The environment's failures have their own error; what is left is the gateway's.
                 raise EpisodeFaultError(EpisodeOutcome.ENGINE_ERROR, str(error)) from error
 

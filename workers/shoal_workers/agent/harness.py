@@ -6,18 +6,12 @@ from typing import Any, Protocol
 
 from shoal.api.services.roles.agent import AgentConfig
 from shoal.api.services.trajectories import Assignment, EpisodeOutcome, Segment
+from shoal_workers.agent.errors import EpisodeFaultError
 from shoal_workers.agent.model import Model
 from shoal_workers.agent.tape import Tape
 from shoal_workers.environment.client import EnvironmentClient
 
-
-class EpisodeFaultError(Exception):
-    """The episode says nothing of the policy: environment, grader, engine or agent failed."""
-
-    def __init__(self, outcome: EpisodeOutcome, detail: str) -> None:
-        super().__init__(f"{outcome}: {detail}")
-        self.outcome = outcome
-        self.detail = detail
+__all__ = ["Episode", "EpisodeEnd", "EpisodeFaultError", "FleetInUseError", "Harness", "HarnessFactory"]
 
 
 class FleetInUseError(Exception):

@@ -6,7 +6,7 @@ from typing import Any
 
 from shoal.api.services.leases import StepResult
 from shoal.api.services.trajectories import EpisodeOutcome
-from shoal_workers.agent.harness import EpisodeFaultError
+from shoal_workers.agent.errors import EpisodeFaultError
 from shoal_workers.environment.client import EnvironmentClient
 from shoal_workers.service import ProblemError
 
@@ -39,7 +39,15 @@ class LeasedEnvironment(EnvironmentClient):
             self.seconds += time.monotonic() - began
 
 
+_OUTCOMES = {
+    "grader-error": EpisodeOutcome.GRADER_ERROR,
+    # The caller did what the protocol does not allow; the environment is as good as before.
+    "episode-over": EpisodeOutcome.AGENT_ERROR,
+    "no-episode": EpisodeOutcome.AGENT_ERROR,
+    "invalid-request": EpisodeOutcome.AGENT_ERROR,
+}
+"""Whose fault a problem is, where it is not the environment's."""
+
+
 def _fault(error: ProblemError) -> EpisodeFaultError:
-    graded = error.name == "grader-error"
-    outcome = EpisodeOutcome.GRADER_ERROR if graded else EpisodeOutcome.ENVIRONMENT_ERROR
-    return EpisodeFaultError(outcome, str(error))
+    return EpisodeFaultError(_OUTCOMES.get(error.name, EpisodeOutcome.ENVIRONMENT_ERROR), str(error))

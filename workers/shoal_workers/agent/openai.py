@@ -18,7 +18,9 @@ from shoal.api.services.roles.agent import AgentConfig
 from shoal.api.services.trajectories import EpisodeOutcome
 from shoal.api.services.tree import trainable
 from shoal_workers.agent.blocking import BlockingEnvironment
+from shoal_workers.agent.errors import ProgramError
 from shoal_workers.agent.harness import Episode, EpisodeEnd, EpisodeFaultError
+from shoal_workers.agent.limits import Limit, limit_of
 from shoal_workers.agent.session import opened
 from shoal_workers.agent.traced import TracedEnvironment
 from shoal_workers.environment.threads import SlotThread
@@ -54,14 +56,16 @@ class OpenAIHarness:
         environment = TracedEnvironment(episode.environment, assignment.task, assignment.id)
         async with opened(model.client, model.session, self._settings(episode)) as session:
             endpoint = Endpoint(session.base_url, model.client.token or "none", config=self._config.harness.config)
-            await self._solved(assignment.task, environment, endpoint)
+            overflow = await self._solved(assignment.task, environment, endpoint)
             record = await session.record()
         segments = trainable(record.segments)
+        if not segments and overflow:
+            raise EpisodeFaultError(EpisodeOutcome.UNFIT_TASK, f"the first prompt is too long: {overflow}")
         if not segments:
             # Nothing that the policy did led to the reward.
             cause = "its model calls sampled no token" if record.calls else "the program made no model call"
             raise EpisodeFaultError(EpisodeOutcome.AGENT_ERROR, cause)
-        return EpisodeEnd(_outcome(environment), environment.reward, environment.turns, segments)
+        return EpisodeEnd(_outcome(environment), environment.rewards.total, environment.turns, segments)
 
     def _settings(self, episode: Episode) -> SessionSettings:
         model = episode.model
@@ -70,20 +74,28 @@ class OpenAIHarness:
         )
         return SessionSettings(sampling=sampling, min_version=model.min_version, run=model.run)
 
-    async def _solved(self, task: dict[str, Any], environment: TracedEnvironment, endpoint: Endpoint) -> None:
-        """Run the function to its end. The environment's own failure comes first: a program may hide or rename it."""
+    async def _solved(self, task: dict[str, Any], environment: TracedEnvironment, endpoint: Endpoint) -> str:
+        """Run the function to its end; what it said of a context that overflowed, or "".
+
+        The environment's own failure comes first: a program may hide or rename it.
+        """
         try:
             if _is_async(self._solve):
                 await self._solve(task, environment, endpoint)
             else:
                 await self._on_a_thread(task, environment, endpoint)
         except (Exception, SystemExit) as error:
+            if environment.fault is None and isinstance(error, ProgramError) and environment.ended:
+                return ""
+            if environment.fault is None and limit_of(error) is Limit.CONTEXT:
+                return str(error)
             fault = environment.fault or _fault_of(error)
             if fault is error:
                 raise
             raise fault from error
         if environment.fault is not None:
             raise environment.fault
+        return ""
 
     async def _on_a_thread(self, task: dict[str, Any], environment: TracedEnvironment, endpoint: Endpoint) -> None:
         # A daemon thread for each episode: an executor's would be too few for `concurrency` programs that wait, and one
@@ -104,6 +116,8 @@ def _fault_of(error: BaseException) -> BaseException:
     """What a program failed with, as the episode's fault: its own defect, unless a service failed under it."""
     if isinstance(error, EpisodeFaultError | ProblemError):
         return error
+    if limit_of(error) is Limit.BUSY:
+        return EpisodeFaultError(EpisodeOutcome.CANCELLED, f"the model's service is busy: {error}")
     return EpisodeFaultError(EpisodeOutcome.AGENT_ERROR, f"{type(error).__name__}: {error}")
 
 

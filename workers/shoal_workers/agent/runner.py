@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from shoal.api.services.models import SessionSettings
 from shoal.api.services.roles.agent import AgentConfig
-from shoal.api.services.trajectories import AgentStatus, Assignment
+from shoal.api.services.trajectories import AgentStatus, Assignment, EpisodeOutcome
 from shoal_workers.agent.episode import EpisodeRun, Services
 from shoal_workers.agent.harness import FleetInUseError
 from shoal_workers.agent.session import opened
@@ -40,6 +40,7 @@ class Runner:
         self._turns = 0
         self._room = asyncio.Event()
         self._in_use = ""
+        self._crowded = False
         self._started = time.monotonic()
         self._renewed: dict[str, float] = {}
         self._loops: list[asyncio.Task[None]] = []
@@ -74,6 +75,10 @@ class Runner:
         """Fill the free places."""
         if self._in_use:
             await self._wait_for_fleet()
+        if self._crowded:
+            # The model's service had no room for an episode that has just ended; one more would find none either.
+            self._crowded = False
+            await asyncio.sleep(FAILURE_PAUSE_SECONDS)
         free = self._config.concurrency - len(self._running)
         if free <= 0:
             self._room.clear()
@@ -106,7 +111,9 @@ class Runner:
 
     async def _play(self, run: EpisodeRun) -> None:
         try:
-            self._outcomes[await run.run()] += 1
+            outcome = await run.run()
+            self._outcomes[outcome] += 1
+            self._crowded = self._crowded or outcome is EpisodeOutcome.CANCELLED
         except FleetInUseError as error:
             self._in_use = str(error)
         self._turns += run.turns

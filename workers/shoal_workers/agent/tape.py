@@ -5,6 +5,7 @@ from typing import Any
 
 from shoal.api.services.common import VersionSpan
 from shoal.api.services.trajectories import Prefix, Segment
+from shoal_workers.agent.rewards import Rewards
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Tape:
     spans: list[VersionSpan] = field(default_factory=list)
     actions: list[dict[str, Any]] = field(default_factory=list)
     turns: int = 0
-    reward: float = 0.0
+    rewards: Rewards = field(default_factory=Rewards)
 
     def __len__(self) -> int:
         return len(self.token_ids)

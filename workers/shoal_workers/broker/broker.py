@@ -31,6 +31,7 @@ from shoal_workers.broker.ledger import LeaseRow, Ledger, MemberRow
 from shoal_workers.broker.matching import Queue, Waiting, match
 from shoal_workers.broker.status import status_of
 from shoal_workers.service import ProblemError
+from shoal_workers.service.clock import steady_time
 
 SWEEP_SECONDS = 0.5
 # How long a place in the queue outlives the last poll for it.
@@ -63,7 +64,7 @@ class Broker:
         self,
         config: BrokerConfig,
         guards: Guards,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
         on_wait: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.config = config

@@ -17,11 +17,19 @@ from shoal.api.services.trajectories import (
     TrajectoryRecord,
 )
 from shoal_workers.data import meta
+from shoal_workers.data.difficulty import Difficulty
+from shoal_workers.data.faults import Cause, Causes
 from shoal_workers.data.groups import Groups
+from shoal_workers.data.intake import check
+from shoal_workers.data.payloads import Payloads
 from shoal_workers.data.staleness import is_stale
 from shoal_workers.data.states import AssignmentState, DropReason, GroupState, check_assignment
 from shoal_workers.data.store import scalar
 from shoal_workers.service import ProblemError
+from shoal_workers.tokens.arrays import NOT_SAMPLED, TokenArrays
+
+_UNCOUNTED = (EpisodeOutcome.CANCELLED, EpisodeOutcome.UNFIT_TASK)
+"""Faults that tell of no service that fails."""
 
 
 @dataclass
@@ -31,6 +39,17 @@ class Assignments:
     connection: sqlite3.Connection
     config: DataConfig
     groups: Groups
+    causes: Causes
+    difficulty: Difficulty
+    payloads: Payloads
+
+    def begin(self, now: float) -> None:
+        """After a start: what agents hold gets a whole term again, however the clock moved while nobody looked."""
+        self.connection.execute(
+            "UPDATE assignments SET claimed_at = ?, expires_at = ? WHERE state = 'assigned'",
+            (now, now + self.config.assignment_seconds),
+        )
+        self.connection.execute("UPDATE causes SET counted_at = ? WHERE counted_at > ?", (now, now))
 
     def expire(self, now: float) -> int:
         """Take back what its agent no longer renews; returns how many."""
@@ -72,26 +91,29 @@ class Assignments:
         row = self._row(assignment)
         if not _held(row, report.attempt):
             return
-        counted = report.outcome is not EpisodeOutcome.CANCELLED and row["claimed_at"] > meta.get_float(
-            self.connection, "fault_counted_at"
-        )
+        group = self.connection.execute("SELECT * FROM groups WHERE id = ?", (row["group_id"],)).fetchone()
+        cause = Cause.of(report.outcome, group["environment"])
+        counted = report.outcome not in _UNCOUNTED and self.causes.counts(cause, row["claimed_at"])
         self.connection.execute(
             "INSERT INTO faults (assignment_id, outcome, detail, at, counted) VALUES (?, ?, ?, ?, ?)",
             (assignment, report.outcome.value, report.detail, now, int(counted)),
         )
         if counted:
-            # Episodes that were under way when the last fault was counted tell of the same cause: one dead member
-            # takes all its episodes along, and that is one fault. Only a later try that fails again is the next in a
-            # row.
-            meta.set_float(self.connection, "fault_counted_at", now)
-            self._count_fault(report)
+            self._count_fault(cause, report.detail, now)
         self._move(row, AssignmentState.PENDING)
         self._keep_prefix(row, Prefix())
-        if self._faults_of(assignment) >= self.config.max_consecutive_faults:
+        if report.outcome is EpisodeOutcome.UNFIT_TASK:
+            self._set_aside(row, group, report.detail)
+        elif self._faults_of(assignment) >= self.config.max_consecutive_faults:
             self._give_up(row, report)
 
-    def record(self, record: TrajectoryRecord, now: float) -> Accepted:
-        """A trajectory: stored once, whoever posts it; counted into its group if that still waits for it."""
+    def record(self, record: TrajectoryRecord, arrays: TokenArrays, blob: bytes, now: float) -> Accepted:
+        """A trajectory: stored once, whoever posts it; counted into its group if that still waits for it.
+
+        `arrays` are its tokens and `blob` their bytes. Raises a problem that names the field for a record that could
+        not be trained on.
+        """
+        check(arrays, meta.get_int(self.connection, "version"), meta.get_int(self.connection, "vocabulary") or None)
         row = self._row(record.assignment_id)
         if row["state"] == AssignmentState.RECORDED:
             return Accepted(id=record.assignment_id, duplicate=True, state=row["state"])
@@ -102,7 +124,7 @@ class Assignments:
             self._move(row, AssignmentState.ASSIGNED)
             row = self._row(record.assignment_id)
         group = self.connection.execute("SELECT * FROM groups WHERE id = ?", (row["group_id"],)).fetchone()
-        oldest, newest = versions_of(record)
+        oldest, newest = versions_of(arrays)
         if group["kind"] == EpisodeKind.EVALUATE and oldest < group["opened_version"]:
             # Measured with weights that were not asked for: engines were still loading, or it was begun before.
             self._move(row, AssignmentState.PENDING)
@@ -122,20 +144,34 @@ class Assignments:
                 oldest,
                 newest,
                 now,
-                record.model_dump_json().encode(),
+                b"",
             ),
         )
-        meta.set_int(self.connection, "consecutive_faults", 0)
+        self.payloads.write(record.assignment_id, blob, newest, int(arrays.token_ids.max()))
+        self.causes.worked(group["environment"])
+        if group["kind"] == EpisodeKind.TRAIN:
+            success = record.reward >= self.config.tasks.success_threshold
+            self.difficulty.add(group["task_id"], success, record.turns, newest)
         state = self.groups.recorded(group, oldest) if group["state"] == GroupState.OPEN else group["state"]
         return Accepted(id=record.assignment_id, state=state)
 
-    def _count_fault(self, report: FaultReport) -> None:
+    def _count_fault(self, cause: Cause, detail: str, now: float) -> None:
         """One more in a row; too many halt the job for good, as episodes that still run must not hide it."""
-        count = meta.get_int(self.connection, "consecutive_faults") + 1
-        meta.set_int(self.connection, "consecutive_faults", count)
+        count = self.causes.count(cause, detail, now)
         if count >= self.config.max_consecutive_faults:
-            cause = f"{count} faults in a row; the last one: {report.outcome}: {report.detail}"
-            meta.put(self.connection, "halted", cause)
+            halted = f"{count} faults in a row of {cause.key}; the last one: {cause.outcome}: {detail}"
+            meta.put(self.connection, "halted", halted)
+
+    def _set_aside(self, row: sqlite3.Row, group: sqlite3.Row, detail: str) -> None:
+        """Nobody can play this task, so it is never drawn again; an evaluation goes on without it."""
+        if group["kind"] == EpisodeKind.TRAIN:
+            self.difficulty.set_aside(group["task_id"], detail)
+            self.groups.drop(group["id"], GroupState(group["state"]), DropReason.UNFIT)
+            return
+        self.difficulty.set_aside(f"evaluation {row['task']}", detail)
+        self.connection.execute("UPDATE assignments SET state = 'cancelled' WHERE id = ?", (row["id"],))
+        if self.groups.shrink(group):
+            meta.put(self.connection, "halted", f"no evaluation episode can be played; the last one: {detail}")
 
     def group_of(self, assignment: str) -> int:
         """The group that an assignment belongs to."""
@@ -219,9 +255,7 @@ def _held(row: sqlite3.Row, attempt: int | None) -> bool:
     return row["state"] == AssignmentState.ASSIGNED and attempt in (None, row["attempts"])
 
 
-def versions_of(record: TrajectoryRecord) -> tuple[int, int]:
-    """The oldest and the newest weight version of the sampled tokens. Raises a problem for a record without any."""
-    versions = [span.version for segment in record.segments for span in segment.versions]
-    if not versions:
-        raise ProblemError("invalid-trajectory", "segments: no token was sampled by any weight version", status=422)
-    return min(versions), max(versions)
+def versions_of(arrays: TokenArrays) -> tuple[int, int]:
+    """The oldest and the newest weight version of the sampled tokens, of which there is at least one."""
+    versions = arrays.token_versions[arrays.token_versions != NOT_SAMPLED]
+    return int(versions.min()), int(versions.max())

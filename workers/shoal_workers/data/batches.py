@@ -5,18 +5,13 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from shoal.api.services.roles.data import DataConfig
-from shoal.api.services.trajectories import (
-    Batch,
-    BatchRequest,
-    Reconciled,
-    ReconcileRequest,
-    TrainGroup,
-    TrainTrajectory,
-    TrajectoryRecord,
-)
+from shoal.api.services.trajectories import BatchRequest, EpisodeOutcome, Reconciled, ReconcileRequest
+from shoal_workers.data import meta
 from shoal_workers.data.groups import Groups
+from shoal_workers.data.handover import HandedGroup, HandedTrajectory, Handover
+from shoal_workers.data.payloads import PayloadError, Payloads
 from shoal_workers.data.staleness import group_capacity, staleness
-from shoal_workers.data.states import GroupState
+from shoal_workers.data.states import DropReason, GroupState
 from shoal_workers.data.store import scalar
 from shoal_workers.service import ProblemError
 
@@ -28,8 +23,14 @@ class Batches:
     connection: sqlite3.Connection
     config: DataConfig
     groups: Groups
+    payloads: Payloads
 
-    def lease(self, request: BatchRequest, now: float) -> Batch | None:
+    def begin(self, now: float) -> None:
+        """After a start: what the trainer holds gets a whole term again, however the clock moved meanwhile."""
+        until = now + self.config.batch_seconds
+        self.connection.execute("UPDATE batches SET expires_at = ? WHERE state = 'leased'", (until,))
+
+    def lease(self, request: BatchRequest, now: float) -> Handover | None:
         """The oldest complete groups, fresh enough for the trainer's version; None while there are fewer than it asks
         for.
 
@@ -45,10 +46,12 @@ class Batches:
         if given is not None:
             return given
         self.groups.drop_stale(request.version)
-        query = "SELECT id FROM groups WHERE kind = 'train' AND state = 'complete' ORDER BY oldest_version, id LIMIT ?"
-        chosen = [row["id"] for row in self.connection.execute(query, (request.groups,))]
-        if len(chosen) < request.groups:
+        if request.vocabulary is not None:
+            meta.set_int(self.connection, "vocabulary", request.vocabulary)
+        groups = self._readable(request.groups)
+        if len(groups) < request.groups:
             return None
+        chosen = [int(group.id) for group in groups]
         batch, until = uuid4().hex, now + self.config.batch_seconds
         self.connection.execute(
             "INSERT INTO batches (id, trainer, state, version, expires_at, key) VALUES (?, ?, 'leased', ?, ?, ?)",
@@ -57,7 +60,7 @@ class Batches:
         for group in chosen:
             self.groups.move(group, GroupState.COMPLETE, GroupState.LEASED)
             self.connection.execute("INSERT INTO batch_groups (batch_id, group_id) VALUES (?, ?)", (batch, group))
-        return self._message(batch, until)
+        return Handover(batch, until, self.config.batch_seconds, groups)
 
     def renew(self, batch: str, now: float) -> float:
         """Hold it longer; returns until when. Raises a problem when it went back already."""
@@ -157,7 +160,7 @@ class Batches:
         query = "UPDATE batches SET expires_at = ? WHERE state = 'leased' AND trainer = ? AND renewed"
         self.connection.execute(query, (until, trainer))
 
-    def _given_for(self, key: str, now: float) -> Batch | None:
+    def _given_for(self, key: str, now: float) -> Handover | None:
         """The batch that was given for this key and is still held, if there is one."""
         query = "SELECT id FROM batches WHERE key = ? AND state = 'leased'"
         batch = scalar(self.connection, query, key) if key else None
@@ -165,16 +168,45 @@ class Batches:
             return None
         until = now + self.config.batch_seconds
         self.connection.execute("UPDATE batches SET expires_at = ? WHERE id = ?", (until, batch))
-        return self._message(batch, until)
-
-    def _message(self, batch: str, until: float) -> Batch:
         groups = [self._group(group) for group in self._groups_of(batch)]
-        return Batch(id=batch, groups=groups, expires_at=until, lease_seconds=self.config.batch_seconds)
+        return Handover(batch, until, self.config.batch_seconds, groups)
 
-    def _group(self, group: int) -> TrainGroup:
+    def _readable(self, count: int) -> list[HandedGroup]:
+        """The oldest complete groups, up to `count`; one that cannot be read is dropped with its reason, for else it
+        would be in every later batch.
+        """
+        query = "SELECT id FROM groups WHERE kind = 'train' AND state = 'complete' ORDER BY oldest_version, id"
+        found: list[HandedGroup] = []
+        for row in self.connection.execute(query).fetchall():
+            if len(found) == count:
+                break
+            try:
+                found.append(self._group(row["id"]))
+            except PayloadError as error:
+                self.groups.drop(row["id"], GroupState.COMPLETE, DropReason.DAMAGED)
+                meta.put(self.connection, "damaged", f"group {row['id']}: {error}")
+        return found
+
+    def _group(self, group: int) -> HandedGroup:
+        """Raises PayloadError naming the trajectory that cannot be read."""
         task = self.connection.execute("SELECT task_id FROM groups WHERE id = ?", (group,)).fetchone()["task_id"]
-        rows = self.connection.execute("SELECT * FROM trajectories WHERE group_id = ? ORDER BY id", (group,)).fetchall()
-        return TrainGroup(id=str(group), task_id=task, trajectories=[_trajectory(row) for row in rows])
+        query = (
+            "SELECT t.id, t.outcome, t.record, p.top_token FROM trajectories t"
+            " LEFT JOIN payloads p ON p.trajectory_id = t.id WHERE t.group_id = ? ORDER BY t.id"
+        )
+        rows = self.connection.execute(query, (group,)).fetchall()
+        return HandedGroup(str(group), task, [self._trajectory(row) for row in rows])
+
+    def _trajectory(self, row: sqlite3.Row) -> HandedTrajectory:
+        vocabulary = meta.get_int(self.connection, "vocabulary")
+        if vocabulary and row["top_token"] is not None and row["top_token"] >= vocabulary:
+            raise PayloadError(f"trajectory {row['id']}: token {row['top_token']} is outside the trainer's vocabulary")
+        try:
+            blob = self.payloads.read(row["id"])
+        except PayloadError as error:
+            raise PayloadError(f"trajectory {row['id']}: {error}") from None
+        outcome = EpisodeOutcome(row["outcome"])
+        return HandedTrajectory(row["id"], outcome, row["record"] if blob is None else blob, is_record=blob is None)
 
     def _leased(self, batch: str) -> sqlite3.Row:
         row = self._row(batch)
@@ -188,10 +220,3 @@ class Batches:
             raise ProblemError("unknown-batch", f"there is no batch {batch}", status=404)
         found: sqlite3.Row = row
         return found
-
-
-def _trajectory(row: sqlite3.Row) -> TrainTrajectory:
-    record = TrajectoryRecord.model_validate_json(row["record"])
-    return TrainTrajectory(
-        id=row["id"], segments=record.segments, reward=record.reward, outcome=record.outcome, turns=record.turns
-    )

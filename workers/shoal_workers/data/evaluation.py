@@ -36,14 +36,25 @@ class Evaluations:
             "INSERT INTO evaluations (group_id, purpose, version) VALUES (?, ?, ?)", (group, purpose, version)
         )
 
-    def measured(self, group: int, now: float) -> None:
-        """All episodes of an evaluation are in: compute its success."""
-        assert self.config.evaluation is not None
+    def settle(self, group: int, now: float) -> bool:
+        """Compute an evaluation's success once all its episodes are in; whether it did."""
+        query = (
+            "SELECT COUNT(*) FROM evaluations e JOIN groups g ON g.id = e.group_id"
+            " WHERE e.group_id = ? AND g.state = 'measured' AND e.success IS NULL"
+        )
+        if not scalar(self.connection, query, group):
+            return False
         query = "SELECT AVG(reward >= ?) FROM trajectories WHERE group_id = ?"
-        success = scalar(self.connection, query, self.config.evaluation.success_threshold, group)
+        success = scalar(self.connection, query, self._threshold(), group)
         self.connection.execute(
             "UPDATE evaluations SET success = ?, finished_at = ? WHERE group_id = ?", (success, now, group)
         )
+        return True
+
+    def _threshold(self) -> float:
+        asked = self.config.evaluation
+        own = asked.success_threshold if asked else None
+        return self.config.tasks.success_threshold if own is None else own
 
     def waiting(self, purpose: str) -> bool:
         """Whether an evaluation of this purpose is asked for and not measured yet."""

@@ -2,20 +2,25 @@
 
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import uuid4
 
 from shoal.api.services.roles.data import DataConfig
 from shoal.api.services.trajectories import EpisodeKind
 from shoal_workers.data.allocator import ALLOCATORS
+from shoal_workers.data.difficulty import Difficulty
+from shoal_workers.data.flatness import Flatness, kind_of
 from shoal_workers.data.meta import get_int, set_int
+from shoal_workers.data.payloads import Payloads
 from shoal_workers.data.staleness import may_open
 from shoal_workers.data.states import AssignmentState, DropReason, GroupState, check_group
 from shoal_workers.data.store import scalar
-from shoal_workers.data.tasks import SAMPLERS, Task, TaskPool
+from shoal_workers.data.tasks import SAMPLERS, Task, TaskPool, seeded
 
-HISTORY = 64
-"""Newest trajectories of a task that its success rate is taken from; older ones tell of a policy that is gone."""
+DRAWS = 1000
+"""Tasks that are drawn in vain, because they are set aside, before the caller waits for another."""
+_ENDS = (GroupState.CONSUMED, GroupState.DROPPED, GroupState.MEASURED)
 
 
 @dataclass
@@ -25,6 +30,10 @@ class Groups:
     connection: sqlite3.Connection
     config: DataConfig
     tasks: TaskPool
+    difficulty: Difficulty
+    flatness: Flatness
+    payloads: Payloads
+    clock: Callable[[], float]
 
     def outstanding(self, version: int) -> int:
         """Training groups that are open, complete or in training while the trainer is at `version`.
@@ -47,13 +56,23 @@ class Groups:
         """Open a group for the next task, if the staleness bound leaves room; whether it did."""
         if not self.has_room(version):
             return False
-        drawn = get_int(self.connection, "drawn")
-        set_int(self.connection, "drawn", drawn + 1)
-        task = self.tasks.at(SAMPLERS[self.config.sampler](drawn, self.tasks.size, self.config.seed))
+        drawn, task = self._next_task()
+        if task is None:
+            return False
         environment = self.config.environments[drawn % len(self.config.environments)]
-        size = ALLOCATORS[self.config.allocator](self._success_rate(task.id), self.config.group_size)
+        size = ALLOCATORS[self.config.allocator](self.difficulty.of(task.id).rate, self.config.group_size)
         self.open(EpisodeKind.TRAIN, task.id, environment, [task] * size, version)
         return True
+
+    def _next_task(self) -> tuple[int, Task | None]:
+        """The next task that can be played, and how many were drawn before it; None where none is left."""
+        for _ in range(DRAWS):
+            drawn = get_int(self.connection, "drawn")
+            set_int(self.connection, "drawn", drawn + 1)
+            task = self.tasks.at(SAMPLERS[self.config.sampler](drawn, self.tasks.size, self.config.seed))
+            if not self.difficulty.is_set_aside(task.id):
+                return drawn, seeded(task)
+        return 0, None
 
     def open(self, kind: EpisodeKind, task_id: str, environment: str, tasks: list[Task], version: int) -> int:
         """Open a group with one assignment per task; returns its id."""
@@ -83,7 +102,9 @@ class Groups:
         if group["kind"] == EpisodeKind.EVALUATE:
             self.move(group["id"], GroupState.OPEN, GroupState.MEASURED)
             return GroupState.MEASURED
-        if self.config.zero_variance == "Drop" and self._all_equal(group["id"]):
+        kind = kind_of(self._rewards(group["id"]), self.config.tasks.success_threshold)
+        self.flatness.add(kind)
+        if self.config.zero_variance == "Drop" and kind != "m":
             self.move(group["id"], GroupState.OPEN, GroupState.DROPPED, DropReason.ZERO_VARIANCE)
             return GroupState.DROPPED
         self.move(group["id"], GroupState.OPEN, GroupState.COMPLETE)
@@ -98,6 +119,17 @@ class Groups:
         )
         if changed.rowcount != 1:
             raise AssertionError(f"group {group} is not {before}")
+        if after in _ENDS:
+            self.payloads.finished(group, self.clock())
+
+    def shrink(self, group: sqlite3.Row) -> bool:
+        """Do with one episode less in an open evaluation; whether it has none left."""
+        if group["size"] == 1:
+            return True
+        self.connection.execute("UPDATE groups SET size = size - 1 WHERE id = ?", (group["id"],))
+        if group["recorded"] == group["size"] - 1:
+            self.move(group["id"], GroupState.OPEN, GroupState.MEASURED)
+        return False
 
     def drop(self, group: int, before: GroupState, reason: DropReason) -> None:
         """Never train on the group, and cancel what was still to be run for it."""
@@ -134,14 +166,6 @@ class Groups:
         task = Task(row["task_id"], json.loads(body))
         self.open(EpisodeKind.TRAIN, task.id, row["environment"], [task] * row["size"], version)
 
-    def _all_equal(self, group: int) -> bool:
-        query = "SELECT MAX(reward) - MIN(reward) FROM trajectories WHERE group_id = ?"
-        return float(scalar(self.connection, query, group)) == 0.0
-
-    def _success_rate(self, task_id: str) -> float | None:
-        query = (
-            "SELECT AVG(reward) FROM (SELECT t.reward FROM trajectories t JOIN groups g ON g.id = t.group_id"
-            " WHERE g.task_id = ? AND g.kind = 'train' ORDER BY t.recorded_at DESC LIMIT ?)"
-        )
-        rate = scalar(self.connection, query, task_id, HISTORY)
-        return None if rate is None else float(rate)
+    def _rewards(self, group: int) -> list[float]:
+        query = "SELECT reward FROM trajectories WHERE group_id = ?"
+        return [row["reward"] for row in self.connection.execute(query, (group,))]

@@ -1,12 +1,14 @@
 """The data manager: every operation as one transaction, and long polls that wake when something changed."""
 
 import asyncio
-import time
+import json
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from shoal.api.services.common import Finding
 from shoal.api.services.report import RunReport
 from shoal.api.services.roles.data import DataConfig
 from shoal.api.services.trajectories import (
@@ -19,6 +21,7 @@ from shoal.api.services.trajectories import (
     Claimed,
     ClaimRequest,
     DataStatus,
+    EpisodeOutcome,
     FaultReport,
     HandBack,
     ProgressReport,
@@ -31,35 +34,55 @@ from shoal_workers.data import meta, report
 from shoal_workers.data.assignments import Assignments
 from shoal_workers.data.batches import Batches
 from shoal_workers.data.caller import Caller
+from shoal_workers.data.counters import counts
+from shoal_workers.data.difficulty import Difficulty
 from shoal_workers.data.evaluation import Evaluations
-from shoal_workers.data.faults import pause_after
+from shoal_workers.data.faults import Causes
+from shoal_workers.data.flatness import Flatness
 from shoal_workers.data.groups import Groups
+from shoal_workers.data.handover import Handover
+from shoal_workers.data.intake import arrays_of
+from shoal_workers.data.payloads import Limits, Payloads
 from shoal_workers.data.progress import Progress
-from shoal_workers.data.states import GroupState
 from shoal_workers.data.store import Store
 from shoal_workers.data.tasks import load_tasks
+from shoal_workers.service import ProblemError
+from shoal_workers.service.clock import steady_time
+from shoal_workers.tokens.arrays import TokenArrays, encode, to_batch
 
 T = TypeVar("T")
 
+MOST_NAMED = 10
+"""Tasks that are set aside which a status names."""
 LOOK_AGAIN_SECONDS = 5.0
 """A long poll looks by itself this often, because a lease that runs out makes no noise."""
 
 
 class DataManager:
-    """All operations of the service. `clock` gives seconds since the epoch."""
+    """All operations of the service. `clock` gives seconds since the epoch, and never goes back."""
 
-    def __init__(self, config: DataConfig, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: DataConfig, clock: Callable[[], float] = steady_time) -> None:
         self.config = config
         self._clock = clock
         self._started = clock()
         self.store = Store(Path(config.folder) / "store" / "trajectories.sqlite")
         connection = self.store.connection
-        self._groups = Groups(connection, config, load_tasks(config.tasks))
-        self._assignments = Assignments(connection, config, self._groups)
-        self._batches = Batches(connection, config, self._groups)
+        self._payloads = Payloads(connection, Path(config.folder) / "store" / "tokens")
+        self._causes = Causes(connection)
+        self._difficulty = Difficulty(connection)
+        self._flatness = Flatness(connection, config.batch_groups)
+        tasks = load_tasks(config.tasks)
+        self._groups = Groups(connection, config, tasks, self._difficulty, self._flatness, self._payloads, clock)
+        self._assignments = Assignments(
+            connection, config, self._groups, self._causes, self._difficulty, self._payloads
+        )
+        self._batches = Batches(connection, config, self._groups, self._payloads)
         self._evaluations = Evaluations(connection, config, self._groups)
         self._progress = Progress(connection, config)
         self._changed = asyncio.Event()
+        self._store_fault = ""
+        kept = config.retention
+        self._limits = Limits(kept.bytes, kept.seconds, kept.versions)
         self.store.run_now(self._begin)
 
     def close(self) -> None:
@@ -93,6 +116,8 @@ class DataManager:
 
         def take_note() -> float:
             self._assignments.fail(assignment, fault, self._clock())
+            if self._evaluations.settle(self._assignments.group_of(assignment), self._clock()):
+                self._save_report_when_complete()
             return self._pause_left()
 
         pause = await self._change(take_note)
@@ -106,24 +131,41 @@ class DataManager:
         return Accepted(id=assignment)
 
     async def record(self, record: TrajectoryRecord) -> Accepted:
-        """Store a trajectory."""
+        """Store a trajectory; raises a problem that names the field of one that cannot be trained on."""
+        arrays = arrays_of(record)
+        blob = encode(arrays)
 
         def store() -> Accepted:
-            accepted = self._assignments.record(record, self._clock())
-            if accepted.state == GroupState.MEASURED and not accepted.duplicate:
-                group = self._assignments.group_of(record.assignment_id)
-                self._evaluations.measured(group, self._clock())
+            accepted = self._assignments.record(record, arrays, blob, self._clock())
+            if self._evaluations.settle(self._assignments.group_of(record.assignment_id), self._clock()):
                 self._save_report_when_complete()
             return accepted
 
         return await self._change(store)
 
+    async def refuse(self, body: bytes, problem: ProblemError) -> None:
+        """Count a record whose only fault is its reward as the grader's: nobody else can mend it."""
+        errors = problem.extensions.get("errors") or []
+        fields = {str(each["field"]) for each in errors}
+        try:
+            name = json.loads(body).get("assignment_id")
+        except (ValueError, AttributeError):
+            return
+        if fields == {"reward"} and isinstance(name, str):
+            report = FaultReport(outcome=EpisodeOutcome.GRADER_ERROR, detail=problem.detail[:4096])
+            await self.fail(name, report)
+
     # --- trainer
 
     async def lease_batch(self, request: BatchRequest, caller: Caller | None = None) -> Batch | None:
-        """A batch, waiting until there is one; None in vain, or when training is over."""
+        """As `lease_arrays`, as a message."""
+        arrays = await self.lease_arrays(request, caller)
+        return None if arrays is None else to_batch(arrays)
 
-        def attempt() -> Batch | None:
+    async def lease_arrays(self, request: BatchRequest, caller: Caller | None = None) -> TokenArrays | None:
+        """A batch, waiting until there is one; None if the wait ends first or training is over."""
+
+        def attempt() -> Handover | None:
             if self._progress.finished or self._evaluations.waiting("initial"):
                 return None
             return self._batches.lease(request, self._clock())
@@ -131,7 +173,7 @@ class DataManager:
         batch = await self._poll(attempt, request.wait, caller)
         if batch is not None:
             self._announce()  # groups that were dropped as stale leave room for fresh ones
-        return batch
+        return None if batch is None else await asyncio.to_thread(batch.arrays)
 
     async def renew_batch(self, batch: str) -> BatchRenewed:
         """Hold a batch longer."""
@@ -171,6 +213,8 @@ class DataManager:
             elif every is not None and message.step > 0 and message.step % every == 0:
                 self._evaluations.ensure("periodic", message.version)
 
+            self._payloads.sweep(self._clock(), self._progress.version, self._limits)
+
         await self._change(take)
 
     # --- everyone
@@ -181,7 +225,7 @@ class DataManager:
 
     async def report(self) -> RunReport:
         """The report so far."""
-        return await self.store.run(lambda: report.make_report(self.store.connection, self.config))
+        return await self.store.read(lambda connection: report.make_report(connection, self.config))
 
     def wake_all(self) -> None:
         """Let every long poll look whether its caller is still there."""
@@ -191,39 +235,64 @@ class DataManager:
 
     def _begin(self) -> None:
         """At every start: what the process before may not have come to."""
+        self._assignments.begin(self._clock())
+        self._batches.begin(self._clock())
         if self._progress.step == 0:
             self._evaluations.ensure("initial", 0)
         self._save_report_when_complete()
 
     def _status(self) -> DataStatus:
         connection = self.store.connection
-        histogram = report.staleness_histogram(connection)
+        histogram = {int(behind): count for behind, count in counts(connection, "staleness").items()}
+        aside, first = self._difficulty.aside(MOST_NAMED)
         return DataStatus(
             step=self._progress.step,
             steps=self.config.steps,
             version=self._progress.version,
-            trajectories=report.states(connection),
-            outcomes=report.outcomes(connection),
-            dropped=report.dropped(connection),
+            trajectories=counts(connection, "state"),
+            outcomes=counts(connection, "outcome"),
+            dropped=counts(connection, "dropped"),
             trained=sum(histogram.values()),
             reward=self._progress.rewards(),
             evaluation=self._evaluations.figures(),
             staleness=StalenessFigures(p50=_median(histogram), max=max(histogram, default=0), histogram=histogram),
             trajectories_per_minute=self._progress.per_minute(),
-            consecutive_faults=meta.get_int(connection, "consecutive_faults"),
+            consecutive_faults=self._causes.most(),
+            tasks_set_aside=aside,
+            set_aside=dict(first),
+            findings=self._findings(aside, first),
             halted=self._halted(),
             complete=self._complete(),
             uptime_seconds=self._clock() - self._started,
         )
+
+    def _findings(self, aside: int, first: list[tuple[str, str]]) -> list[Finding]:
+        """What is wrong now."""
+        found = self._causes.findings()
+        flat = self._flatness.finding()
+        if flat is not None and not self._progress.finished:
+            found.append(flat)
+        if aside:
+            task, why = first[0]
+            message = f"{aside} tasks are set aside because nobody can play them; {task}: {why}"
+            found.append(Finding(reason="TasksSetAside", message=message[:4096]))
+        if self._difficulty.trained_aside() >= self._groups.tasks.size:
+            message = f"no task is left: all {self._groups.tasks.size} are set aside"
+            found.append(Finding(reason="NoTaskLeft", message=message, fatal=True))
+        damaged = meta.get(self.store.connection, "damaged")
+        if damaged:
+            message = f"{counts(self.store.connection, 'dropped').get('damaged', 0)} trajectories cannot be read"
+            found.append(Finding(reason="DamagedTrajectories", message=f"{message}; the last ones: {damaged}"[:4096]))
+        if self._store_fault:
+            found.append(Finding(reason="StoreFailed", message=self._store_fault[:4096]))
+        return found
 
     def _complete(self) -> bool:
         return self._progress.finished and not self._evaluations.waiting("final")
 
     def _pause_left(self) -> float:
         """Seconds until something may be handed out again after faults in a row."""
-        connection = self.store.connection
-        pause = pause_after(meta.get_int(connection, "consecutive_faults"))
-        return meta.get_float(connection, "fault_counted_at") + pause - self._clock() if pause else 0.0
+        return self._causes.pause_until() - self._clock()
 
     def _halted(self) -> str:
         return meta.get(self.store.connection, "halted")
@@ -242,7 +311,13 @@ class DataManager:
     # --- waiting
 
     async def _change(self, operation: Callable[[], T]) -> T:
-        result = await self.store.run(operation)
+        """Raises a problem that passes (503) where the volume takes nothing: whoever asked asks again."""
+        try:
+            result = await self.store.run(operation)
+        except (OSError, sqlite3.OperationalError) as error:
+            self._store_fault = f"the store at {self.config.folder} cannot be written: {error}"
+            raise ProblemError("store-failed", self._store_fault, status=503) from error
+        self._store_fault = ""
         self._announce()
         return result
 

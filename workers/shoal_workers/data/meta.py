@@ -25,13 +25,3 @@ def get_int(connection: sqlite3.Connection, key: str) -> int:
 def set_int(connection: sqlite3.Connection, key: str, value: int) -> None:
     """Store a number."""
     put(connection, key, str(value))
-
-
-def get_float(connection: sqlite3.Connection, key: str) -> float:
-    """The stored number, or 0."""
-    return float(get(connection, key, "0"))
-
-
-def set_float(connection: sqlite3.Connection, key: str, value: float) -> None:
-    """Store a number."""
-    put(connection, key, repr(value))

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from shoal.api.services.roles.data import DataConfig
 from shoal.api.services.trajectories import ProgressReport, RewardFigures
 from shoal_workers.data import meta
+from shoal_workers.data.counters import counts
 from shoal_workers.data.store import scalar
 
 DEFAULT_WINDOW = 5
 """Steps whose mean reward is reported as the window where no success policy names one."""
+
+
+BEST = "best_reward"
 
 
 @dataclass
@@ -50,6 +54,9 @@ class Progress:
                 " ON CONFLICT (step) DO NOTHING",
                 (report.step, report.version, now, json.dumps(report.metrics)),
             )
+        figures = self.rewards()
+        if figures.best is not None:
+            meta.put(self.connection, BEST, repr(figures.best))
 
     def go_back(self, step: int) -> None:
         """The trainer starts from its checkpoint of `step`: later steps were not kept and will be done again."""
@@ -69,27 +76,27 @@ class Progress:
 
     def step_rewards(self, last: int) -> list[float]:
         """Mean reward of the trajectories that each of the last steps was trained on, oldest first."""
-        query = (
-            "SELECT AVG(t.reward) AS mean FROM trainings x JOIN trajectories t ON t.id = x.trajectory_id"
-            " GROUP BY x.step ORDER BY x.step DESC LIMIT ?"
-        )
+        query = "SELECT total / count AS mean FROM step_rewards ORDER BY step DESC LIMIT ?"
         return [row["mean"] for row in self.connection.execute(query, (last,))][::-1]
 
     def rewards(self) -> RewardFigures:
         """Mean reward of the last step, of the window that ends with it, and of the best window."""
         window = self.config.success.window if self.config.success else DEFAULT_WINDOW
-        means = self.step_rewards(self.config.steps)
+        means = self.step_rewards(window)
         if not means:
             return RewardFigures()
-        windows = [
-            sum(means[max(0, end - window) : end]) / (end - max(0, end - window)) for end in range(1, len(means) + 1)
-        ]
-        return RewardFigures(last=means[-1], window=windows[-1], best=max(windows))
+        now = sum(means) / len(means)
+        best = meta.get(self.connection, BEST)
+        return RewardFigures(last=means[-1], window=now, best=max(now, float(best)) if best else now)
 
     def per_minute(self) -> float:
         """Trained trajectories per minute, between the first and the last step."""
-        row = self.connection.execute("SELECT MIN(finished_at) AS a, MAX(finished_at) AS b FROM steps").fetchone()
-        if row["a"] is None or row["b"] <= row["a"]:
+        first, last = (
+            self.connection.execute(f"SELECT step, finished_at FROM steps ORDER BY step {way} LIMIT 1").fetchone()
+            for way in ("ASC", "DESC")
+        )
+        if first is None or last["finished_at"] <= first["finished_at"]:
             return 0.0
-        trained = scalar(self.connection, "SELECT COUNT(*) FROM trainings WHERE step > (SELECT MIN(step) FROM steps)")
-        return float(60.0 * trained / (row["b"] - row["a"]))
+        trained = sum(counts(self.connection, "staleness").values())
+        before = scalar(self.connection, "SELECT SUM(count) FROM step_rewards WHERE step <= ?", first["step"]) or 0
+        return float(60.0 * (trained - before) / (last["finished_at"] - first["finished_at"]))

@@ -48,19 +48,6 @@ def staleness_histogram(connection: Connection) -> dict[int, int]:
     return {row["staleness"]: row["n"] for row in rows}
 
 
-def states(connection: Connection) -> dict[str, int]:
-    """Training trajectories by state, those that are not recorded yet by their assignment's."""
-    unrecorded = (
-        "SELECT a.state, COUNT(*) FROM assignments a JOIN groups g ON g.id = a.group_id"
-        " WHERE g.kind = 'train' AND a.state IN ('pending', 'assigned') GROUP BY a.state"
-    )
-    recorded = (
-        "SELECT CASE g.state WHEN 'open' THEN 'recorded' WHEN 'complete' THEN 'grouped' ELSE g.state END, COUNT(*)"
-        " FROM trajectories t JOIN groups g ON g.id = t.group_id WHERE g.kind = 'train' GROUP BY 1"
-    )
-    return _counts(connection, unrecorded) | _counts(connection, recorded)
-
-
 def _counts(connection: Connection, query: str) -> dict[str, int]:
     return {str(row[0]): int(row[1]) for row in connection.execute(query)}
 

@@ -102,4 +102,50 @@ CREATE TABLE IF NOT EXISTS evaluations (
   success REAL,
   finished_at REAL
 );
+
+CREATE TABLE IF NOT EXISTS payloads (
+  trajectory_id TEXT PRIMARY KEY REFERENCES trajectories (id),
+  file INTEGER NOT NULL,
+  start INTEGER NOT NULL,
+  length INTEGER NOT NULL,
+  crc INTEGER NOT NULL,
+  top_token INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS payloads_by_file ON payloads (file);
+
+CREATE TABLE IF NOT EXISTS payload_files (
+  file INTEGER PRIMARY KEY,
+  bytes INTEGER NOT NULL,
+  live INTEGER NOT NULL,
+  newest_version INTEGER NOT NULL,
+  finished_at REAL NOT NULL DEFAULT 0
+);
+
+CREATE TABLE IF NOT EXISTS tasks (
+  id TEXT PRIMARY KEY,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  successes REAL NOT NULL DEFAULT 0,
+  failures REAL NOT NULL DEFAULT 0,
+  recent TEXT NOT NULL DEFAULT '',
+  lengths TEXT NOT NULL DEFAULT '[]',
+  last_version INTEGER NOT NULL DEFAULT -1,
+  unfit TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tasks_set_aside ON tasks (unfit) WHERE unfit <> '';
+
+CREATE TABLE IF NOT EXISTS causes (
+  cause TEXT PRIMARY KEY,
+  count INTEGER NOT NULL,
+  counted_at REAL NOT NULL,
+  detail TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS counters (
+  name TEXT NOT NULL,
+  key TEXT NOT NULL,
+  value INTEGER NOT NULL,
+  PRIMARY KEY (name, key)
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS step_rewards (step INTEGER PRIMARY KEY, total REAL NOT NULL, count INTEGER NOT NULL);
 """

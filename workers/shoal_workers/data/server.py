@@ -30,10 +30,10 @@ from shoal.api.services.trajectories import (
 from shoal_workers.data.caller import Caller
 from shoal_workers.data.manager import DataManager
 from shoal_workers.data.store import StoreError
-from shoal_workers.service import ConfigurationError, Identity, Service, Token, credential, read, reply
+from shoal_workers.service import ConfigurationError, Identity, ProblemError, Service, Token, credential, read, reply
 from shoal_workers.service.auth import Grant
 from shoal_workers.service.credentials import as_credential
-from shoal_workers.tokens.arrays import MEDIA_TYPE, encode, from_batch
+from shoal_workers.tokens.arrays import MEDIA_TYPE, encode, to_batch
 
 AGENT_ROUTES = ("/assignments", "/trajectories")
 """What agents call; batches and progress are the trainer's."""
@@ -96,7 +96,12 @@ def _add_agent_routes(service: Service, manager: DataManager) -> None:
 
     @app.post("/trajectories", response_model=Accepted)
     async def record(request: Request) -> Response:
-        return reply(await manager.record(await read(request, TrajectoryRecord)))
+        try:
+            posted = await read(request, TrajectoryRecord)
+        except ProblemError as problem:
+            await manager.refuse(await request.body(), problem)
+            raise
+        return reply(await manager.record(posted))
 
 
 def _add_trainer_routes(service: Service, manager: DataManager) -> None:
@@ -111,12 +116,12 @@ def _add_trainer_routes(service: Service, manager: DataManager) -> None:
     async def lease(request: Request) -> Response:
         asked = await read(request, BatchRequest)
         async with Caller(request, service.stopping, manager.wake_all) as caller:
-            batch = await manager.lease_batch(asked, caller)
-        if batch is None:
+            arrays = await manager.lease_arrays(asked, caller)
+        if arrays is None:
             return Response(status_code=204)
         if MEDIA_TYPE in request.headers.get("accept", ""):
-            return Response(await asyncio.to_thread(lambda: encode(from_batch(batch))), media_type=MEDIA_TYPE)
-        return reply(batch)
+            return Response(await asyncio.to_thread(encode, arrays), media_type=MEDIA_TYPE)
+        return reply(await asyncio.to_thread(to_batch, arrays))
 
     @app.post("/batches:reconcile", response_model=Reconciled)
     async def reconcile(request: Request) -> Response:

@@ -35,6 +35,8 @@ class DropReason(StrEnum):
     STALE = "stale"
     ZERO_VARIANCE = "zero_variance"
     FAULTS = "faults"
+    UNFIT = "unfit_task"
+    DAMAGED = "damaged"
     FINISHED = "finished"
 
 

@@ -13,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from shoal_workers.data.counters import BACKFILL, TRIGGERS
 from shoal_workers.data.schema import TABLES
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_MIGRATED_FROM = 2
+"""Counters are filled from a store of this version when it is opened; its records stay in their rows."""
 
 
 class StoreError(Exception):
@@ -40,6 +43,16 @@ class Store:
         """As `run`, for callers without an event loop."""
         return self._thread.submit(self._transact, operation).result()
 
+    async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a long look on a connection of its own, beside the writer."""
+
+        def look() -> T:
+            with contextlib.closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as connection:
+                connection.row_factory = sqlite3.Row
+                return operation(connection)
+
+        return await asyncio.to_thread(look)
+
     def close(self) -> None:
         """Close the file; operations that wait are run first."""
         self._thread.submit(self.connection.close).result()
@@ -54,10 +67,12 @@ class Store:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("PRAGMA foreign_keys = ON")
             stored = connection.execute("PRAGMA user_version").fetchone()[0]
-            if stored not in (0, SCHEMA_VERSION):
+            if stored not in (0, _MIGRATED_FROM, SCHEMA_VERSION):
                 raise StoreError(f"{self._path}: schema version {stored}, this program knows {SCHEMA_VERSION}")
-            connection.executescript(TABLES)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            fill = BACKFILL if stored == _MIGRATED_FROM else ""
+            connection.executescript(
+                f"BEGIN; {TABLES} {fill} {TRIGGERS} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"store {self._path}: {error}") from error
         return connection

@@ -1,5 +1,6 @@
 """Where tasks come from, and in which order."""
 
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -17,6 +18,14 @@ class Task:
 
     id: str
     body: dict[str, Any]
+
+
+def seeded(task: Task) -> Task:
+    """The task with a seed: its own, or one made of its id, so that all members of a group start in the same state."""
+    if task.body.get("seed") is not None:
+        return task
+    digest = hashlib.sha256(task.id.encode()).digest()
+    return Task(task.id, {**task.body, "seed": int.from_bytes(digest[:4]) & 0x7FFFFFFF})
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,10 @@ def _read_lines(file: str | None) -> list[dict[str, Any]]:
     bodies = []
     try:
         for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
-            body = json.loads(line) if line.strip() else None
+            try:
+                body = json.loads(line) if line.strip() else None
+            except ValueError as error:
+                raise ConfigurationError("tasks.file", f"{file}:{number}: {error}") from None
             if body is not None and not isinstance(body, dict):
                 raise ConfigurationError("tasks.file", f"{file}:{number}: not a JSON object")
             bodies += [body] if body is not None else []

@@ -24,6 +24,7 @@ from shoal_workers.environment.guard import Guard, Held, Reset, ReusePolicy
 from shoal_workers.environment.slot import SlotRuntime
 from shoal_workers.environment.totals import totals
 from shoal_workers.service import Identity, backoff
+from shoal_workers.service.clock import steady_time
 
 TICK_SECONDS = 0.25
 DRAIN_POLL_SECONDS = 0.05
@@ -62,7 +63,7 @@ class Member:
     """
 
     def __init__(
-        self, config: EnvironmentConfig, identity: Identity, backend: Backend, clock: Callable[[], float] = time.time
+        self, config: EnvironmentConfig, identity: Identity, backend: Backend, clock: Callable[[], float] = steady_time
     ) -> None:
         life = config.lifecycle
         policy = ReusePolicy(life.mode == "Ephemeral", life.max_episodes, life.max_age, life.quarantine)

@@ -6,8 +6,10 @@ calls and WebSocket messages of one lease drive the same episode.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import orjson
@@ -104,7 +106,7 @@ class Driver:
         limit = config.step_timeout
         try:
             slot = self._member.slots[lease.slot]
-            step = await slot.step(action, min(timeout or limit, limit), config.evaluate_timeout)
+            step = _graded(await slot.step(action, min(timeout or limit, limit), config.evaluate_timeout))
         except InvalidActionError as error:
             self._member.counters.invalid_actions += 1
             return _payload(episode.last, None, {"invalid_action": str(error)}, own_form)
@@ -180,6 +182,19 @@ class Driver:
         if reason != "broken":
             self._member.environment_failed(lease, str(error), lost=reason == "lost")
         return ProblemError("environment-error", str(error), status=500, extensions={"reason": reason})
+
+
+def _graded(step: Step) -> Step:
+    """The step with its reward as a plain number; raises GraderError for one that is none, as JSON would make it 0."""
+    if step.reward is None:
+        return step
+    try:
+        reward = float(step.reward)
+    except (TypeError, ValueError, OverflowError):
+        reward = math.nan
+    if not math.isfinite(reward) or isinstance(step.reward, str):
+        raise GraderError(f"reward: {step.reward!r} is no finite number")
+    return replace(step, reward=reward)
 
 
 def add_lease_routes(service: Service, driver: Driver) -> None:

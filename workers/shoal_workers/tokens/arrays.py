@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,6 +160,26 @@ def from_batch(batch: Batch) -> TokenArrays:
     )
 
 
+def join(parts: Sequence[TokenArrays], groups: Sequence[int], metadata: ArrayMetadata) -> TokenArrays:
+    """Arrays of several batches as one: `groups[g]` trajectories of all of them, in order, are group g."""
+
+    def flat(name: str) -> NDArray[Any]:
+        found = [getattr(part, name) for part in parts]
+        return np.concatenate(found) if found else np.zeros(0, _TYPES[name])
+
+    def starts(name: str) -> NDArray[np.int64]:
+        return offsets(np.concatenate([np.zeros(0, np.int64), *(np.diff(getattr(part, name)) for part in parts)]))
+
+    plain = ("token_ids", "loss_mask", "logprobs", "token_versions", "segment_parent", "segment_shared", "rewards")
+    return TokenArrays(
+        **{name: flat(name) for name in (*plain, "turns")},
+        segment_offsets=starts("segment_offsets"),
+        trajectory_segments=starts("trajectory_segments"),
+        group_trajectories=offsets(groups),
+        metadata=metadata,
+    )
+
+
 def to_batch(arrays: TokenArrays) -> Batch:
     """The batch message of the arrays, for a peer that reads JSON."""
     metadata = arrays.metadata
@@ -172,7 +192,7 @@ def to_batch(arrays: TokenArrays) -> Batch:
     return Batch(id=metadata.batch, groups=groups, expires_at=metadata.expires_at, lease_seconds=metadata.lease_seconds)
 
 
-def offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
+def offsets(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     """Where parts of these lengths begin when they stand one after the other, and where the last one ends."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(lengths, np.int64))])
 

@@ -52,7 +52,10 @@ class EpisodeKind(StrEnum):
 
 
 class EpisodeOutcome(StrEnum):
-    """How an episode ended. Only the first three are trajectories; the others are faults and carry no reward."""
+    """How an episode ended. Only the first three are trajectories; the others are faults and carry no reward.
+
+    `unfit_task`: nobody can play the task, such as one whose first prompt is longer than the context.
+    """
 
     OK = "ok"
     TRUNCATED = "truncated"
@@ -61,6 +64,7 @@ class EpisodeOutcome(StrEnum):
     GRADER_ERROR = "grader_error"
     ENGINE_ERROR = "engine_error"
     AGENT_ERROR = "agent_error"
+    UNFIT_TASK = "unfit_task"
     CANCELLED = "cancelled"
 
 
@@ -70,6 +74,7 @@ FAULTS = frozenset(
         EpisodeOutcome.GRADER_ERROR,
         EpisodeOutcome.ENGINE_ERROR,
         EpisodeOutcome.AGENT_ERROR,
+        EpisodeOutcome.UNFIT_TASK,
         EpisodeOutcome.CANCELLED,
     }
 )
@@ -132,6 +137,12 @@ class FaultReport(Message):
     detail: str = Field("", max_length=4096)
     attempt: int | None = Field(None, ge=0, description="The assignment's attempt; None: whichever is current.")
 
+    @model_validator(mode="after")
+    def _fault(self) -> Self:
+        if self.outcome not in FAULTS:
+            raise ValueError(f"outcome: {self.outcome} is no fault; post a trajectory")
+        return self
+
 
 class HandBack(Message):
     """A terminating agent gives an episode back, with what it had reached."""
@@ -146,7 +157,7 @@ class TrajectoryRecord(Message):
     assignment_id: str = Field(min_length=1)
     episode_id: str = Field(min_length=1)
     segments: list[Segment]
-    reward: float
+    reward: float = Field(strict=True, allow_inf_nan=False)
     outcome: EpisodeOutcome = EpisodeOutcome.OK
     turns: int = Field(ge=0)
     turn_details: list[dict[str, Any]] = Field(default_factory=list)
@@ -157,6 +168,8 @@ class TrajectoryRecord(Message):
 
     @model_validator(mode="after")
     def _tree(self) -> Self:
+        if self.outcome in FAULTS:
+            raise ValueError(f"outcome: {self.outcome} is a fault and has no reward; post it to /assignments/ID:fail")
         check_tree(self.segments)
         return self
 
@@ -195,6 +208,7 @@ class BatchRequest(Message):
     groups: int = Field(ge=1)
     wait: float = Field(0.0, ge=0, le=60)
     key: str = Field("", max_length=255, description="The same key gives the same batch, should an answer be lost.")
+    vocabulary: int | None = Field(None, ge=1, description="Token ids of the trainer's model; others are refused.")
 
 
 class Batch(Report):
@@ -304,7 +318,9 @@ class DataStatus(Report):
     evaluation: EvaluationFigures = Field(default_factory=EvaluationFigures)
     staleness: StalenessFigures = Field(default_factory=StalenessFigures)
     trajectories_per_minute: float = 0.0
-    consecutive_faults: int = 0
+    consecutive_faults: int = Field(0, description="Of the cause that has most in a row.")
+    tasks_set_aside: int = Field(0, description="Tasks that nobody can play.")
+    set_aside: dict[str, str] = Field(default_factory=dict, description="The first of them, with their reasons.")
     halted: str = ""
     complete: bool = False
     findings: list[Finding] = Field(default_factory=list)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from shoal.api.base import ApiModel
 from shoal.api.markers import Cel
-from shoal.api.v1alpha1.common import Decimal, FreeForm, PodTemplate
+from shoal.api.v1alpha1.common import Decimal, FreeForm, PodTemplate, PositiveDuration
 
 
 class StoreType(StrEnum):
@@ -49,6 +49,29 @@ class TaskSource(ApiModel):
     ) = None
     file: (
         Annotated[str, Field(pattern=r"^/", max_length=1024, description="A JSON Lines file on the shared volume.")]
+        | None
+    ) = None
+    success_threshold: Annotated[
+        Decimal,
+        Field(
+            description="Reward from which an episode of a task counts as a success, as decimal text: for allocators,"
+            " samplers and evaluations, whatever the scale of rewards."
+        ),
+    ] = "1.0"
+
+
+class Retention(ApiModel):
+    """What is kept of the tokens of trajectories that were trained on or dropped; what they came to is always kept.
+
+    Whole files of 64 MiB are removed, oldest first, as soon as one of the limits is exceeded.
+    """
+
+    max_gigabytes: Annotated[
+        int, Field(ge=0, le=1_000_000, description="Tokens of all trajectories together, in units of 2^30 bytes.")
+    ] = 20
+    max_age: Annotated[PositiveDuration, Field(description="Age since then; unset: any.")] | None = None
+    max_versions: (
+        Annotated[int, Field(ge=0, le=100_000_000, description="Weight versions that they lag behind; unset: any.")]
         | None
     ) = None
 
@@ -94,9 +117,16 @@ class Evaluation(ApiModel):
         Decimal, Field(description="Temperature while evaluating, as decimal text; 0 takes the likeliest token.")
     ] = "1.0"
     every: Annotated[int, Field(ge=1, le=1_000_000, description="Also after every so many steps.")] | None = None
-    success_threshold: Annotated[
-        Decimal, Field(description="Reward from which an episode counts as a success, as decimal text.")
-    ] = "1.0"
+    success_threshold: (
+        Annotated[
+            Decimal,
+            Field(
+                description="Reward from which an episode counts as a success, as decimal text; unset: that of the"
+                " tasks."
+            ),
+        ]
+        | None
+    ) = None
     optimum: (
         Annotated[Decimal, Field(description="Mean success of an optimal policy, for the report; it decides nothing.")]
         | None
@@ -126,4 +156,5 @@ class Data(ApiModel):
         ),
     ] = 10
     evaluation: Evaluation | None = None
+    retention: Retention = Field(default_factory=Retention)
     template: PodTemplate = Field(default_factory=PodTemplate)

@@ -20,6 +20,7 @@ class TaskConfig(Message):
     seeds: SeedRange | None = None
     inline: list[dict[str, Any]] | None = None
     file: str | None = None
+    success_threshold: float = Field(1.0, description="Reward from which an episode of a task counts as a success.")
 
 
 class EvaluationConfig(Message):
@@ -29,7 +30,7 @@ class EvaluationConfig(Message):
     seeds_start: int = Field(1_000_000_000, ge=0)
     temperature: float = Field(1.0, ge=0)
     every: int | None = Field(None, ge=1)
-    success_threshold: float = 1.0
+    success_threshold: float | None = Field(None, description="None: that of the tasks.")
     optimum: float | None = None
 
 
@@ -38,6 +39,14 @@ class SuccessConfig(Message):
 
     reward: float
     window: int = Field(5, ge=1)
+
+
+class RetentionConfig(Message):
+    """What is kept of the tokens of finished trajectories; a limit that is None keeps all. Rows are always kept."""
+
+    bytes: int | None = Field(20 * 2**30, ge=0, description="Tokens of all trajectories together.")
+    seconds: float | None = Field(None, ge=0, description="Age since they were trained on or dropped.")
+    versions: int | None = Field(None, ge=0, description="Weight versions that they lag behind.")
 
 
 class DataConfig(RoleConfig):
@@ -64,4 +73,5 @@ class DataConfig(RoleConfig):
         60.0, gt=0, description="An assignment that is not renewed for this long is handed out again."
     )
     batch_seconds: float = Field(120.0, gt=0, description="A batch that is not renewed for this long goes back.")
+    retention: RetentionConfig = Field(default_factory=RetentionConfig)
     seed: int = 0
