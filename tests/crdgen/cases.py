@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.api.strategies import names
 from tests.api.samples import Json, changed
 
 
@@ -169,7 +170,28 @@ SEVERAL_NODES = [
     )
     for engine, refusal in (("VLLM", ""), ("Reference", "nodes above 1 needs engine type VLLM"))
 ]
-CASES = [*NODES, *SEVERAL_NODES, *PROTOCOLS, *SCALES, *CHOICES, *NAMES, *FIELDS, *SAMPLING]
+STRATEGY_FIELDS = [
+    ("spec.data.sampler", "shoal.data.sampler"),
+    ("spec.data.allocator", "shoal.data.allocator"),
+    ("spec.agents.turnBudget", "shoal.agent.turnbudget"),
+    *(
+        (f"spec.trainer.algorithm.{part}", f"shoal.trainer.{part}")
+        for part in ("advantage", "corrector", "loss", "selection")
+    ),
+]
+"""Where a strategy is named, and the group of those there are."""
+
+STRATEGIES = [
+    case
+    for path, group in STRATEGY_FIELDS
+    for case in (
+        Case("RLJob", path, {"name": names(group)[0]}),
+        Case("RLJob", path, {"name": "acme.rules:Mine", "parameters": {"any": [1]}}),
+        Case("RLJob", path, {"name": "grpoo"}, f"must be one of {', '.join(names(group))}, or your own"),
+    )
+]
+
+CASES = [*NODES, *SEVERAL_NODES, *PROTOCOLS, *SCALES, *CHOICES, *NAMES, *FIELDS, *SAMPLING, *STRATEGIES]
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,9 @@ async def test_what_works_again_is_no_longer_told(opened: Any, clock: FakeClock)
 
 async def test_one_task_that_nobody_can_play_does_not_stop_the_others(opened: Any, clock: FakeClock) -> None:
     tasks = {"inline": [{"id": "good"}, {"id": "long"}]}
-    manager = opened(tasks=tasks, sampler="Sequential", max_staleness=3, batch_groups=4, max_consecutive_faults=3)
+    manager = opened(
+        tasks=tasks, sampler={"name": "sequential"}, max_staleness=3, batch_groups=4, max_consecutive_faults=3
+    )
     for _ in range(40):
         clock.now += 1
         for index, assignment in enumerate((await manager.claim(claim(2))).assignments):
@@ -138,7 +140,7 @@ async def test_a_job_that_can_learn_nothing_says_so_until_it_can(opened: Any) ->
 
 async def test_success_is_a_reward_of_at_least_the_threshold(opened: Any) -> None:
     tasks = {"inline": [{"id": "a"}], "success_threshold": 50.0}
-    manager = opened(allocator="DART", group_size=8, tasks=tasks, batch_groups=1, max_staleness=0)
+    manager = opened(allocator={"name": "dart"}, group_size=8, tasks=tasks, batch_groups=1, max_staleness=0)
     for assignment in (await manager.claim(claim(8))).assignments:
         await manager.record(record(assignment, 40.0))
     await manager.lease_batch(ask(groups=1))
@@ -147,7 +149,7 @@ async def test_success_is_a_reward_of_at_least_the_threshold(opened: Any) -> Non
 
 
 async def test_all_members_of_a_group_start_alike(opened: Any) -> None:
-    manager = opened(tasks={"inline": [{"goal": "x"}, {"goal": "y", "seed": 5}]}, sampler="Sequential")
+    manager = opened(tasks={"inline": [{"goal": "x"}, {"goal": "y", "seed": 5}]}, sampler={"name": "sequential"})
     claimed = (await manager.claim(claim(4))).assignments
     seeds = [each.task["seed"] for each in claimed]
     assert seeds[0] == seeds[1]

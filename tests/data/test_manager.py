@@ -494,7 +494,7 @@ async def test_long_polls_end_as_soon_as_there_is_something(desk: Desk) -> None:
 
 
 async def test_dart_allocates_less_to_what_is_mastered(desk: Desk) -> None:
-    manager = desk.open(allocator="DART", group_size=4, tasks={"inline": [{"seed": 1}]}, batch_groups=1)
+    manager = desk.open(allocator={"name": "dart"}, group_size=4, tasks={"inline": [{"seed": 1}]}, batch_groups=1)
     for assignment in await take(manager, 4):
         await manager.record(record(assignment, 1.0))
     claimed = await take(manager, 10)

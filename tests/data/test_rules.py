@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.api.services.roles.data import SeedRange, TaskConfig
-from shoal_workers.data.allocator import dart, fixed
 from shoal_workers.data.faults import pause_after
 from shoal_workers.data.staleness import group_capacity, is_stale, may_open, staleness
 from shoal_workers.data.states import (
@@ -21,7 +20,7 @@ from shoal_workers.data.states import (
     check_assignment,
     check_group,
 )
-from shoal_workers.data.tasks import load_tasks, sequential, uniform
+from shoal_workers.data.tasks import load_tasks
 from shoal_workers.service import ConfigurationError
 
 
@@ -57,34 +56,8 @@ def test_staleness(trainer: int, oldest: int, bound: int) -> None:
     assert is_stale(trainer, oldest, bound) == (trainer - oldest > bound)
 
 
-@given(st.floats(0, 1), st.integers(2, 64))
-def test_allocators_stay_within_the_group(success: float, size: int) -> None:
-    assert fixed(success, size) == size
-    assert 2 <= dart(success, size) <= size
-
-
 def test_faults_in_a_row_pause_longer_and_longer() -> None:
     assert [pause_after(count) for count in range(9)] == [0.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
-
-
-def test_dart_as_published() -> None:
-    assert [dart(rate, 8) for rate in (None, 0.0, 0.59, 0.6, 0.7, 0.8, 0.9, 1.0)] == [8, 8, 8, 8, 5, 4, 3, 2]
-
-
-@given(st.integers(1, 40), st.integers(0, 1000))
-def test_samplers(size: int, seed: int) -> None:
-    assert [sequential(drawn, size, seed) for drawn in range(2 * size)] == [*range(size)] * 2
-    drawn = [uniform(index, size, seed) for index in range(50)]
-    assert drawn == [uniform(index, size, seed) for index in range(50)]
-    assert set(drawn) <= set(range(size))
-
-
-def test_uniform_visits_all_alike() -> None:
-    counts = [0] * 10
-    for index in range(5000):
-        counts[uniform(index, 10, 7)] += 1
-    assert min(counts) > 400
-    assert max(counts) < 600
 
 
 def test_tasks_from_seeds() -> None:

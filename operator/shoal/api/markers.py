@@ -44,6 +44,13 @@ class PreserveUnknown:
 
 
 @dataclass(frozen=True)
+class StrategyGroup:
+    """The entry-point group that a field's strategies belong to."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class IntOrString:
     """A number, not below `minimum`, or text that matches `pattern`."""
 

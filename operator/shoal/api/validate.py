@@ -12,8 +12,10 @@ import cel
 from pydantic import BaseModel, ValidationError
 
 from shoal.api.base import ApiModel
-from shoal.api.markers import Cel, ListMap
+from shoal.api.markers import Cel, ListMap, StrategyGroup
+from shoal.api.strategies import wrong_parameters
 from shoal.api.v1alpha1 import API_VERSION, GROUP, KINDS
+from shoal.api.v1alpha1.common import Strategy
 
 Json = dict[str, Any]
 
@@ -99,6 +101,8 @@ def _walk(value: Any, path: str) -> Iterator[Problem]:
             for mark in info.metadata:
                 if isinstance(mark, ListMap):
                     yield from _duplicates(getattr(value, name), mark.keys, below)
+                if isinstance(mark, StrategyGroup):
+                    yield from _parameters(getattr(value, name), mark.name, f"{below}.parameters")
             yield from _walk(getattr(value, name), below)
     elif isinstance(value, list):
         for index, item in enumerate(value):
@@ -112,6 +116,11 @@ def _duplicates(items: list[ApiModel], keys: tuple[str, ...], path: str) -> Iter
         if key in seen:
             yield Problem(f"{path}[{index}]", f"duplicate entry {', '.join(map(str, key))}")
         seen.add(key)
+
+
+def _parameters(strategy: Strategy, group: str, path: str) -> Iterator[Problem]:
+    for parameter, words in wrong_parameters(group, strategy.name, strategy.parameters):
+        yield Problem(f"{path}.{parameter}", words)
 
 
 def _broken(rules: tuple[Cel, ...], value: Json, path: str) -> Iterator[Problem]:

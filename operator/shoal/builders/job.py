@@ -7,7 +7,7 @@ from shoal.api.services.common import StrategyConfig
 from shoal.api.services.roles.agent import AgentConfig, HarnessConfig, PoolAccess
 from shoal.api.services.roles.data import DataConfig, EvaluationConfig, RetentionConfig, SuccessConfig, TaskConfig
 from shoal.api.services.roles.trainer import AlgorithmConfig, OptimizerConfig, TrainerConfig
-from shoal.api.v1alpha1.common import API_VERSION, seconds
+from shoal.api.v1alpha1.common import API_VERSION, Strategy, seconds
 from shoal.api.v1alpha1.jobdata import Evaluation, Retention
 from shoal.api.v1alpha1.jobplanes import EnvironmentSource
 from shoal.api.v1alpha1.jobtrainer import Algorithm, Optimizer
@@ -81,8 +81,8 @@ def build_data(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
         group_size=spec.data.group_size,
         environments=[source.name for source in spec.environments],
         tasks=TaskConfig.model_validate(spec.data.tasks.model_dump(mode="json", exclude_none=True)),
-        sampler=spec.data.sampler.value,
-        allocator=spec.data.allocator.value,
+        sampler=_strategy(spec.data.sampler),
+        allocator=_strategy(spec.data.allocator),
         max_staleness=spec.data.max_staleness,
         zero_variance=spec.data.zero_variance.value,
         max_consecutive_faults=spec.data.max_consecutive_faults,
@@ -139,7 +139,7 @@ def build_agent(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
         max_tokens_per_turn=spec.agents.sampling.max_tokens_per_turn,
         max_model_len=spec.model.max_model_len,
         top_p=float(spec.agents.sampling.top_p),
-        turn_budget=spec.agents.turn_budget.value,
+        turn_budget=_strategy(spec.agents.turn_budget),
     )
     own = owner.secret_for(Role.AGENT)
     tokens = {OWN_TOKEN: own, Role.DATA: own, Role.GATEWAY: fleet.secret_for(Role.AGENT)}
@@ -226,6 +226,10 @@ def _evaluation(evaluation: Evaluation | None) -> EvaluationConfig | None:
     )
 
 
+def _strategy(strategy: Strategy) -> StrategyConfig:
+    return StrategyConfig(name=strategy.name, parameters=strategy.parameters)
+
+
 def _retention(retention: Retention) -> RetentionConfig:
     return RetentionConfig(
         bytes=retention.max_gigabytes * 2**30,
@@ -242,7 +246,7 @@ def _success(spec: RLJobSpec) -> SuccessConfig | None:
 def _algorithm(algorithm: Algorithm) -> AlgorithmConfig:
     return AlgorithmConfig(
         **{
-            part: StrategyConfig(name=strategy.name, parameters=strategy.parameters)
+            part: _strategy(strategy)
             for part, strategy in (
                 ("advantage", algorithm.advantage),
                 ("corrector", algorithm.corrector),

@@ -10,11 +10,11 @@ from enum import Enum
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from shoal.api.markers import Atomic, Cel, IntOrString, ListMap, ListSet, PreserveUnknown
+from shoal.api.markers import Atomic, Cel, IntOrString, ListMap, ListSet, PreserveUnknown, StrategyGroup
 
 Json = dict[str, Any]
 
@@ -155,6 +155,8 @@ def _mark(schema: Json, mark: Any, path: str) -> None:
             schema["minItems" if schema["type"] == "array" else "minLength"] = length
         case annotated_types.MaxLen(max_length=length):
             schema["maxItems" if schema["type"] == "array" else "maxLength"] = length
+        case StrategyGroup() | BeforeValidator():
+            pass  # of names, which rules check, and of forms that a field had: the schema says nothing of either
         case _ if getattr(mark, "pattern", None):
             schema["pattern"] = mark.pattern
         case _:

@@ -26,7 +26,7 @@ class ChatHarness:
     def __init__(self, config: AgentConfig) -> None:
         """Raises ConfigurationError for a model folder without a tokeniser or chat template."""
         self._config = config
-        self._budget = BUDGETS[config.turn_budget]
+        self._budget = BUDGETS.build(config.turn_budget)
         try:
             self.tokenizer = ChatTokenizer(config.model)
         except (FileNotFoundError, TemplateError) as error:
@@ -41,7 +41,7 @@ class ChatHarness:
     async def play(self, episode: Episode) -> EpisodeEnd:
         """One episode, from the start or from where another agent left it."""
         result = await self._begin(episode)
-        tape, limit = episode.tape, self._budget(episode.assignment, self._config.max_turns)
+        tape, limit = episode.tape, self._budget.turns(episode.assignment, self._config.max_turns)
         while True:
             end = self._end_of(tape, result, limit)
             if end is not None:

@@ -206,6 +206,7 @@ class Assignments:
             policy_version=version,
             min_version=row["wanted"] if evaluates else None,
             max_turns=self.config.max_turns,
+            success_turns=[] if evaluates else list(self.difficulty.of(row["task_id"]).lengths),
             temperature=evaluation.temperature if evaluates and evaluation else self.config.temperature,
             lease_expires_at=until,
             lease_seconds=self.config.assignment_seconds,

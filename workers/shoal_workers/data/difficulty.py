@@ -68,6 +68,15 @@ class Difficulty:
         row = self.connection.execute("SELECT * FROM tasks WHERE id = ?", (task,)).fetchone()
         return TaskRecord(task) if row is None else _record(row)
 
+    def of_open_groups(self) -> list[TaskRecord]:
+        """What is known of the tasks whose groups are open, one record a group."""
+        query = (
+            "SELECT g.task_id AS open_id, t.* FROM groups g LEFT JOIN tasks t ON t.id = g.task_id"
+            " WHERE g.kind = 'train' AND g.state = 'open' ORDER BY g.id"
+        )
+        rows = self.connection.execute(query)
+        return [TaskRecord(row["open_id"]) if row["id"] is None else _record(row) for row in rows]
+
     def add(self, task: str, success: bool, turns: int, version: int) -> None:
         """Count one episode."""
         new = self.of(task).after(success, turns, version)

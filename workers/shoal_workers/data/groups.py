@@ -8,15 +8,16 @@ from uuid import uuid4
 
 from shoal.api.services.roles.data import DataConfig
 from shoal.api.services.trajectories import EpisodeKind
-from shoal_workers.data.allocator import ALLOCATORS
 from shoal_workers.data.difficulty import Difficulty
 from shoal_workers.data.flatness import Flatness, kind_of
 from shoal_workers.data.meta import get_int, set_int
 from shoal_workers.data.payloads import Payloads
+from shoal_workers.data.rules.allocators import Allocation, RolloutAllocator
+from shoal_workers.data.rules.samplers import Draw, TaskSampler
 from shoal_workers.data.staleness import may_open
 from shoal_workers.data.states import AssignmentState, DropReason, GroupState, check_group
 from shoal_workers.data.store import scalar
-from shoal_workers.data.tasks import SAMPLERS, Task, TaskPool, seeded
+from shoal_workers.data.tasks import Task, TaskPool, seeded
 
 DRAWS = 1000
 """Tasks that are drawn in vain, because they are set aside, before the caller waits for another."""
@@ -30,6 +31,8 @@ class Groups:
     connection: sqlite3.Connection
     config: DataConfig
     tasks: TaskPool
+    sampler: TaskSampler
+    allocator: RolloutAllocator
     difficulty: Difficulty
     flatness: Flatness
     payloads: Payloads
@@ -60,7 +63,8 @@ class Groups:
         if task is None:
             return False
         environment = self.config.environments[drawn % len(self.config.environments)]
-        size = ALLOCATORS[self.config.allocator](self.difficulty.of(task.id).rate, self.config.group_size)
+        known = Allocation(self.difficulty.of(task.id), self.difficulty.of_open_groups(), self.config.group_size)
+        size = self.allocator.size(known)
         self.open(EpisodeKind.TRAIN, task.id, environment, [task] * size, version)
         return True
 
@@ -69,7 +73,10 @@ class Groups:
         for _ in range(DRAWS):
             drawn = get_int(self.connection, "drawn")
             set_int(self.connection, "drawn", drawn + 1)
-            task = self.tasks.at(SAMPLERS[self.config.sampler](drawn, self.tasks.size, self.config.seed))
+            draw = Draw(
+                drawn, self.tasks.size, self.config.seed, lambda index: self.difficulty.of(self.tasks.at(index).id)
+            )
+            task = self.tasks.at(self.sampler.next(draw))
             if not self.difficulty.is_set_aside(task.id):
                 return drawn, seeded(task)
         return 0, None
@@ -81,13 +88,7 @@ class Groups:
         )
         values = (task_id, environment, kind.value, len(tasks), GroupState.OPEN.value, version)
         group = int(self.connection.execute(insert, values).lastrowid or 0)
-        rows = [
-            (uuid4().hex, group, position, json.dumps(task.body), AssignmentState.PENDING.value)
-            for position, task in enumerate(tasks)
-        ]
-        self.connection.executemany(
-            "INSERT INTO assignments (id, group_id, position, task, state) VALUES (?, ?, ?, ?, ?)", rows
-        )
+        self._add_assignments(group, [json.dumps(task.body) for task in tasks], 0)
         return group
 
     def recorded(self, group: sqlite3.Row, oldest_version: int) -> GroupState:
@@ -102,7 +103,12 @@ class Groups:
         if group["kind"] == EpisodeKind.EVALUATE:
             self.move(group["id"], GroupState.OPEN, GroupState.MEASURED)
             return GroupState.MEASURED
-        kind = kind_of(self._rewards(group["id"]), self.config.tasks.success_threshold)
+        rewards, threshold = self._rewards(group["id"]), self.config.tasks.success_threshold
+        more = self.allocator.more(self.config.group_size, count, sum(reward >= threshold for reward in rewards))
+        if more > 0:
+            self._grow(group["id"], count, more)
+            return GroupState.OPEN
+        kind = kind_of(rewards, threshold)
         self.flatness.add(kind)
         if self.config.zero_variance == "Drop" and kind != "m":
             self.move(group["id"], GroupState.OPEN, GroupState.DROPPED, DropReason.ZERO_VARIANCE)
@@ -160,6 +166,21 @@ class Groups:
         query = "SELECT id, state FROM groups WHERE kind = 'train' AND state IN ('open', 'complete')"
         for row in self.connection.execute(query).fetchall():
             self.drop(row["id"], GroupState(row["state"]), DropReason.FINISHED)
+
+    def _grow(self, group: int, size: int, more: int) -> None:
+        """Add episodes of the same task to an open group."""
+        self.connection.execute("UPDATE groups SET size = ? WHERE id = ?", (size + more, group))
+        body = scalar(self.connection, "SELECT task FROM assignments WHERE group_id = ? LIMIT 1", group)
+        self._add_assignments(group, [body] * more, size)
+
+    def _add_assignments(self, group: int, bodies: list[str], first: int) -> None:
+        rows = [
+            (uuid4().hex, group, position, body, AssignmentState.PENDING.value)
+            for position, body in enumerate(bodies, first)
+        ]
+        self.connection.executemany(
+            "INSERT INTO assignments (id, group_id, position, task, state) VALUES (?, ?, ?, ?, ?)", rows
+        )
 
     def _open_again(self, row: sqlite3.Row, version: int) -> None:
         body = scalar(self.connection, "SELECT task FROM assignments WHERE group_id = ? LIMIT 1", row["id"])

@@ -44,6 +44,8 @@ from shoal_workers.data.handover import Handover
 from shoal_workers.data.intake import arrays_of
 from shoal_workers.data.payloads import Limits, Payloads
 from shoal_workers.data.progress import Progress
+from shoal_workers.data.rules.allocators import ALLOCATORS
+from shoal_workers.data.rules.samplers import SAMPLERS
 from shoal_workers.data.store import Store
 from shoal_workers.data.tasks import load_tasks
 from shoal_workers.service import ProblemError
@@ -65,14 +67,17 @@ class DataManager:
         self.config = config
         self._clock = clock
         self._started = clock()
+        sampler, allocator = SAMPLERS.build(config.sampler), ALLOCATORS.build(config.allocator)
+        tasks = load_tasks(config.tasks)
         self.store = Store(Path(config.folder) / "store" / "trajectories.sqlite")
         connection = self.store.connection
         self._payloads = Payloads(connection, Path(config.folder) / "store" / "tokens")
         self._causes = Causes(connection)
         self._difficulty = Difficulty(connection)
         self._flatness = Flatness(connection, config.batch_groups)
-        tasks = load_tasks(config.tasks)
-        self._groups = Groups(connection, config, tasks, self._difficulty, self._flatness, self._payloads, clock)
+        self._groups = Groups(
+            connection, config, tasks, sampler, allocator, self._difficulty, self._flatness, self._payloads, clock
+        )
         self._assignments = Assignments(
             connection, config, self._groups, self._causes, self._difficulty, self._payloads
         )

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,22 +64,3 @@ def _read_lines(file: str | None) -> list[dict[str, Any]]:
     except ValueError as error:
         raise ConfigurationError("tasks.file", f"{file}: {error}") from error
     return bodies
-
-
-Sampler = Callable[[int, int, int], int]
-"""(how many tasks were drawn before, pool size, seed) -> index of the next task; the same arguments give the same
-index.
-"""
-
-
-def sequential(drawn: int, size: int, seed: int) -> int:
-    """One after the other, from the start again after the last."""
-    return drawn % size
-
-
-def uniform(drawn: int, size: int, seed: int) -> int:
-    """Each with the same chance, independently of what came before."""
-    return random.Random(f"{seed}/{drawn}").randrange(size)
-
-
-SAMPLERS: dict[str, Sampler] = {"Uniform": uniform, "Sequential": sequential}

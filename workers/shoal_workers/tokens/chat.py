@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from shoal_workers.tokens.forged import Shield
 from shoal_workers.tokens.template import ChatMessage, ChatTemplate, TemplateError, special_tokens
 
 # Stands for what the policy said. Letters alone, so that no template trims or escapes it; two, to prove independence.
@@ -33,6 +34,8 @@ class ChatTokenizer:
         self._tokenizer = Tokenizer.from_file(str(file))
         self._config = _read_json(self.folder / "tokenizer_config.json")
         self._template = ChatTemplate.load(self.folder, self._config)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._shield = Shield({token.content: number for number, token in added.items()}, self.encode)
         self._stable: set[tuple[tuple[str, ...], str]] = set()
         self.stop_token_ids = self._find_stop_tokens()
 
@@ -62,8 +65,11 @@ class ChatTokenizer:
     def render(
         self, messages: Sequence[ChatMessage], add_generation_prompt: bool = True, **variables: Any
     ) -> list[int]:
-        """Token ids of a conversation; raises TemplateError where the model has no template or it refuses."""
-        return self.encode(self._text(messages, add_generation_prompt, **variables))
+        """Token ids of a conversation; raises TemplateError where the model has no template or it refuses.
+
+        Control tokens that the content of a user's or a tool's message spells are text.
+        """
+        return self._shield.encode(self._text(self._shield.hide(messages), add_generation_prompt, **variables))
 
     def continuation(self, token_ids: Sequence[int], messages: Sequence[ChatMessage], **variables: Any) -> list[int]:
         """The tokens to append to `token_ids`, which end with the policy's own, for it to answer `messages` next.
@@ -74,8 +80,9 @@ class ChatTokenizer:
         """
         if not messages:
             raise TemplateError("no message to continue the conversation with")
+        messages = self._shield.hide(messages)
         self._check_stable(messages, variables)
-        tail = self.encode(self._after_placeholder(messages, _PLACEHOLDERS[0], variables))
+        tail = self._shield.encode(self._after_placeholder(messages, _PLACEHOLDERS[0], variables))
         closed = bool(token_ids) and bool(tail) and token_ids[-1] == tail[0] and token_ids[-1] in self.stop_token_ids
         return tail[1:] if closed else tail
 

@@ -109,6 +109,7 @@ class Assignment(Report):
     policy_version: int = 0
     min_version: int | None = Field(None, description="Weights that the episode must be sampled with, or newer.")
     max_turns: int = 32
+    success_turns: list[int] = Field(default_factory=list, description="Turns of the task's newest successes.")
     temperature: float = 1.0
     lease_expires_at: float = 0.0
     lease_seconds: float = 60.0

@@ -1,6 +1,7 @@
 """Types that more than one resource uses: durations, pod templates, references, volumes, models."""
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
@@ -182,6 +183,15 @@ class Strategy(ApiModel):
     parameters: FreeForm = Field(
         default_factory=dict, description="Parameters of the strategy; the others keep their defaults."
     )
+
+
+def formerly(names: dict[str, str]) -> Callable[[Any], Any]:
+    """A validator that reads the names which a field had as plain text before it was a strategy."""
+
+    def read(value: Any) -> Any:
+        return {"name": names[value]} if isinstance(value, str) and value in names else value
+
+    return read
 
 
 class ReplicaRange(ApiModel):

@@ -3,11 +3,12 @@
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from shoal.api.base import ApiModel
-from shoal.api.markers import Cel
-from shoal.api.v1alpha1.common import Decimal, FreeForm, PodTemplate
+from shoal.api.markers import Cel, StrategyGroup
+from shoal.api.strategies import known_name
+from shoal.api.v1alpha1.common import Decimal, FreeForm, PodTemplate, Strategy, formerly
 
 
 class HarnessType(StrEnum):
@@ -84,14 +85,13 @@ class Sampling(ApiModel):
     ] = 256
 
 
-class TurnBudget(StrEnum):
-    """How many turns an episode may take; `Fixed` is maxTurns."""
-
-    FIXED = "Fixed"
+_BUDGETS = "shoal.agent.turnbudget"
 
 
 class Agents(ApiModel):
     """The processes that run episodes."""
+
+    cel: ClassVar[tuple[Cel, ...]] = (known_name("turnBudget", _BUDGETS),)
 
     harness: Harness = Field(default_factory=Harness)
     replicas: Annotated[int, Field(ge=0, le=10_000, description="Agent processes.")] = 1
@@ -99,6 +99,11 @@ class Agents(ApiModel):
         32
     )
     max_turns: Annotated[int, Field(ge=1, le=100_000, description="Turns after which an episode is truncated.")] = 32
-    turn_budget: TurnBudget = TurnBudget.FIXED
+    turn_budget: Annotated[
+        Strategy,
+        StrategyGroup(_BUDGETS),
+        BeforeValidator(formerly({"Fixed": "fixed"})),
+        Field(description="How many turns an episode of training may take, at most maxTurns."),
+    ] = Field(default_factory=lambda: Strategy(name="fixed"))
     sampling: Sampling = Field(default_factory=Sampling)
     template: PodTemplate = Field(default_factory=PodTemplate)

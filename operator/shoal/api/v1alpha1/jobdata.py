@@ -3,11 +3,12 @@
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from shoal.api.base import ApiModel
-from shoal.api.markers import Cel
-from shoal.api.v1alpha1.common import Decimal, FreeForm, PodTemplate, PositiveDuration
+from shoal.api.markers import Cel, StrategyGroup
+from shoal.api.strategies import known_name
+from shoal.api.v1alpha1.common import Decimal, FreeForm, PodTemplate, PositiveDuration, Strategy, formerly
 
 
 class StoreType(StrEnum):
@@ -83,18 +84,7 @@ class ZeroVariance(StrEnum):
     DROP = "Drop"
 
 
-class Allocator(StrEnum):
-    """How many episodes a task gets: always groupSize, or fewer where the task is mastered (DART)."""
-
-    FIXED = "Fixed"
-    DART = "DART"
-
-
-class Sampler(StrEnum):
-    """Which task comes next."""
-
-    UNIFORM = "Uniform"
-    SEQUENTIAL = "Sequential"
+_SAMPLERS, _ALLOCATORS = "shoal.data.sampler", "shoal.data.allocator"
 
 
 class Evaluation(ApiModel):
@@ -136,13 +126,25 @@ class Evaluation(ApiModel):
 class Data(ApiModel):
     """Tasks, groups, trajectories and how stale they may be."""
 
+    cel: ClassVar[tuple[Cel, ...]] = (known_name("sampler", _SAMPLERS), known_name("allocator", _ALLOCATORS))
+
     store: Store = Field(default_factory=Store)
     tasks: TaskSource = Field(default_factory=lambda: TaskSource(seeds=SeedRange()))
     group_size: Annotated[
         int, Field(ge=2, le=1024, description="Episodes of one task that are compared with each other.")
     ] = 8
-    sampler: Sampler = Sampler.UNIFORM
-    allocator: Allocator = Allocator.FIXED
+    sampler: Annotated[
+        Strategy,
+        StrategyGroup(_SAMPLERS),
+        BeforeValidator(formerly({"Uniform": "uniform", "Sequential": "sequential"})),
+        Field(description="Which task comes next."),
+    ] = Field(default_factory=lambda: Strategy(name="uniform"))
+    allocator: Annotated[
+        Strategy,
+        StrategyGroup(_ALLOCATORS),
+        BeforeValidator(formerly({"Fixed": "uniform", "DART": "dart"})),
+        Field(description="How many episodes a task gets; `groupSize` is what `uniform` gives each."),
+    ] = Field(default_factory=lambda: Strategy(name="uniform"))
     max_staleness: Annotated[
         int, Field(ge=0, le=1000, description="Weight versions a trained token may lag behind.")
     ] = 2

@@ -5,17 +5,30 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from shoal.api.base import ApiModel
-from shoal.api.markers import Cel
+from shoal.api.markers import Cel, StrategyGroup
+from shoal.api.strategies import known_name
 from shoal.api.v1alpha1.common import Decimal, FreeForm, ObjectRef, PodTemplate, Strategy, TemplateMetadata
 
 
 class Algorithm(ApiModel):
     """The learning rule, by parts."""
 
-    advantage: Strategy = Field(default_factory=lambda: Strategy(name="grpo"))
-    corrector: Strategy = Field(default_factory=lambda: Strategy(name="tis"))
-    loss: Strategy = Field(default_factory=lambda: Strategy(name="ppo-clip"))
-    selection: Strategy = Field(default_factory=lambda: Strategy(name="all"))
+    cel: ClassVar[tuple[Cel, ...]] = tuple(
+        known_name(part, f"shoal.trainer.{part}") for part in ("advantage", "corrector", "loss", "selection")
+    )
+
+    advantage: Annotated[Strategy, StrategyGroup("shoal.trainer.advantage")] = Field(
+        default_factory=lambda: Strategy(name="grpo")
+    )
+    corrector: Annotated[Strategy, StrategyGroup("shoal.trainer.corrector")] = Field(
+        default_factory=lambda: Strategy(name="tis")
+    )
+    loss: Annotated[Strategy, StrategyGroup("shoal.trainer.loss")] = Field(
+        default_factory=lambda: Strategy(name="ppo-clip")
+    )
+    selection: Annotated[Strategy, StrategyGroup("shoal.trainer.selection")] = Field(
+        default_factory=lambda: Strategy(name="all")
+    )
 
 
 class Batch(ApiModel):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from shoal.api.services.common import Message, RoleConfig
+from shoal.api.services.common import Message, RoleConfig, StrategyConfig
 
 
 class HarnessConfig(Message):
@@ -41,4 +41,4 @@ class AgentConfig(RoleConfig):
     max_tokens_per_turn: int = Field(256, ge=1)
     max_model_len: int = Field(4096, ge=16)
     top_p: float = Field(1.0, gt=0, le=1)
-    turn_budget: Literal["Fixed"] = "Fixed"
+    turn_budget: StrategyConfig = StrategyConfig(name="fixed")

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from shoal.api.services.common import Message, RoleConfig
+from shoal.api.services.common import Message, RoleConfig, StrategyConfig
 
 
 class SeedRange(Message):
@@ -60,8 +60,8 @@ class DataConfig(RoleConfig):
     group_size: int = Field(8, ge=2)
     environments: list[str] = Field(min_length=1)
     tasks: TaskConfig
-    sampler: Literal["Uniform", "Sequential"] = "Uniform"
-    allocator: Literal["Fixed", "DART"] = "Fixed"
+    sampler: StrategyConfig = StrategyConfig(name="uniform")
+    allocator: StrategyConfig = StrategyConfig(name="uniform")
     max_staleness: int = Field(2, ge=0)
     zero_variance: Literal["Keep", "Drop"] = "Drop"
     max_consecutive_faults: int = Field(10, ge=1)
