@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -193,6 +194,8 @@ class FakeLearner:
         self.crash = crash
         self.weights: list[str] = []
         self.in_use: list[Collection[int] | None] = []
+        self.figures: dict[str, float] = {"loss": 0.0}
+        self.full: set[str] = set()
 
     async def start(self) -> None:
         """Nothing to load."""
@@ -212,19 +215,21 @@ class FakeLearner:
         self.weights.append(Batch.model_validate_json(batch).id)
         self.crash("after train")
         await asyncio.sleep(0)
-        return {"loss": 0.0}
+        return dict(self.figures)
 
     async def renumber(self, version: int) -> None:
         """Weights here have no number."""
 
     async def save(self, progress: Progress) -> None:
         """A checkpoint, whole."""
+        self._room("save")
         self.crash("before save")
         self.disk.checkpoints[progress.step] = (progress, list(self.weights))
         self.crash("after save")
 
     async def publish(self, version: int, step: int, in_use: Collection[int] | None) -> WeightsTarget:
         """A version, whole."""
+        self._room("publish")
         self.crash("before publish")
         self.in_use.append(in_use)
         assert version not in self.disk.published or self.disk.published[version] == self.weights
@@ -244,3 +249,7 @@ class FakeLearner:
 
     def abandon(self) -> None:
         """Nothing to stop."""
+
+    def _room(self, what: str) -> None:
+        if what in self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.api.services.common import VersionSpan
-from shoal.api.services.trajectories import EpisodeOutcome, Segment, TrainGroup, TrainTrajectory
+from shoal.api.services.trajectories import Batch, EpisodeOutcome, Segment, TrainGroup, TrainTrajectory
+from shoal_workers.tokens.arrays import from_batch
+from shoal_workers.trainer import batching
+from shoal_workers.trainer.algorithm import AdvantageEstimator
 from shoal_workers.trainer.algorithm.advantages import Grpo, Rloo
-from shoal_workers.trainer.batching import make_rows
+from shoal_workers.trainer.batching import TrainRows
 from tests.trainer.fakes import trajectory, two_armed
+
+
+def make_rows(groups: list[TrainGroup], estimator: AdvantageEstimator, max_length: int) -> TrainRows:
+    """The rows of the groups as they arrive."""
+    return batching.make_rows(from_batch(Batch(id="b", groups=groups, expires_at=0)), estimator, max_length)
 
 
 def _segment(mask: list[int]) -> Segment:
@@ -65,6 +75,23 @@ def test_segments_of_one_trajectory_share_its_advantage() -> None:
     assert batch.trajectory.tolist() == [0, 0, 1, 2, 2, 3]
     assert batch.group.tolist() == [0, 0, 0, 1, 1, 1]
     assert batch.advantages.tolist() == [1.0, 1.0, -1.0] * 2
+
+
+def test_a_branch_is_trained_behind_the_prefix_that_it_shares() -> None:
+    root = _segment([0, 1, 1, 0, 1])
+    branch = _segment([1, 1]).model_copy(update={"parent": 0, "shared": 3, "token_ids": [20, 21]})
+    leaf = _segment([0, 1]).model_copy(update={"parent": 1, "shared": 4, "token_ids": [30, 31]})
+    tree = TrainTrajectory(id="a", segments=[root, branch, leaf], reward=1, outcome=EpisodeOutcome.OK, turns=3)
+    group = TrainGroup(id="g", task_id="t", trajectories=[tree, trajectory("b", 0.0, [1], [2], [-1.0])])
+    batch = make_rows([group], Rloo(), 128)
+    rows = [batch.token_ids[start:end].tolist() for start, end in pairwise(batch.starts.tolist())]
+    assert rows == [[10, 11, 12, 13, 14], [10, 11, 12, 20, 21], [10, 11, 12, 20, 30, 31], [1, 2]]
+    trained = [batch.sampled[start:end].tolist() for start, end in pairwise(batch.starts.tolist())]
+    assert trained[1] == [False, False, False, True, True]
+    assert trained[2] == [False] * 5 + [True]
+    # Each token that was sampled is trained once, wherever it is context as well.
+    assert batch.counts.tolist() == [3, 2, 1, 1]
+    assert make_rows([group], Rloo(), 5).too_long == 1
 
 
 def test_segments_longer_than_the_model_takes_are_left_out_and_counted() -> None:

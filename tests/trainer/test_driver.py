@@ -376,3 +376,43 @@ async def test_a_fleet_that_another_run_holds_is_told_of_once_and_asked_until_it
             await until(lambda: bool(bench.gateway.targets) and not driver.status.detail)
     assert bench.gateway.targets[-1].run == "lake-1"
     assert len(told()) == 2
+
+
+async def test_a_volume_that_is_full_is_told_and_tried_again_until_it_has_room(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("shoal_workers.trainer.driver.STORE_RETRY_SECONDS", 0.01)
+    data, gateway, disk = FakeDataManager(total=1), FakeGateway(), FakeDisk()
+    async with serving(data.service()) as data_url, serving(gateway.service()) as gateway_url:
+        config = trainer_config(tmp_path, steps=1)
+        learner = FakeLearner(config, disk, lambda point: None)
+        async with ServiceClient(data_url) as to_data, ServiceClient(gateway_url) as to_gateway:
+            driver = TrainerDriver(config, learner, DataManager(to_data, "t"), Gateway(to_gateway))
+            learner.full = {"save"}
+            async with running(driver):
+                await until(lambda: bool(driver.status.findings))
+                assert [finding.reason for finding in driver.status.findings] == ["StorageFailed"]
+                assert (data.consumed, disk.checkpoints) == ([], {})
+                learner.full = set()
+                await until(lambda: is_done(driver))
+                assert driver.status.findings == []
+    assert (data.consumed, list(disk.checkpoints)) == (["b0"], [1])
+
+
+async def test_updates_that_are_skipped_again_and_again_end_training_with_the_batch_kept(tmp_path: Path) -> None:
+    data, gateway, disk = FakeDataManager(total=9), FakeGateway(), FakeDisk()
+    async with serving(data.service()) as data_url, serving(gateway.service()) as gateway_url:
+        config = trainer_config(tmp_path, steps=9)
+        learner = FakeLearner(config, disk, lambda point: None)
+        learner.figures = {"loss": 0.0, "updates_skipped": 1.0}
+        async with ServiceClient(data_url) as to_data, ServiceClient(gateway_url) as to_gateway:
+            driver = TrainerDriver(config, learner, DataManager(to_data, "t"), Gateway(to_gateway))
+            async with running(driver):
+                await until(lambda: is_done(driver))
+                (finding,) = driver.status.findings
+    assert (finding.fatal, finding.reason, driver.status.step) == (True, "NonFiniteGradient", 3)
+    assert "batch b2" in finding.message
+    assert sorted(path.name for path in (tmp_path / "skipped").iterdir()) == ["b0.batch", "b1.batch", "b2.batch"]
+    # None of them comes back, in this process or in the next.
+    assert data.consumed == ["b0", "b1", "b2"]
+    assert max(disk.checkpoints.values(), key=lambda kept: kept[0].step)[0].non_finite == 3

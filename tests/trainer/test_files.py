@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from shoal.api.services.models import WeightsTarget
 from shoal.api.services.trajectories import TrainedBatch
 from shoal_workers.trainer import checkpoint, publish
-from shoal_workers.trainer.files import new_folder, numbered, sha256
+from shoal_workers.trainer.files import keep_skipped, new_folder, numbered, sha256
 from shoal_workers.trainer.model import load_model
 from shoal_workers.trainer.progress import Progress
 from tests.models import write_model
@@ -100,6 +101,22 @@ def test_the_newest_readable_checkpoint_counts(tmp_path: Path) -> None:
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert found[0].step == 2
+
+
+def test_checkpoints_of_which_none_can_be_read_are_no_reason_to_begin_anew(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, Progress(step=step, version=step), {"step": step}, keep=5)
+        (tmp_path / str(step) / "learner.pt").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"no checkpoint can be read, and the newest \(2\) not because of: "):
+        checkpoint.newest(tmp_path)
+
+
+def test_of_the_batches_that_were_skipped_the_newest_few_are_kept(tmp_path: Path) -> None:
+    for number in range(8):
+        path = tmp_path / "skipped" / f"b{number}.batch"
+        keep_skipped(path, bytes([number]))
+        os.utime(path, (number, number))
+    assert sorted(path.name for path in path.parent.iterdir()) == [f"b{number}.batch" for number in range(3, 8)]
 
 
 def test_old_checkpoints_are_removed(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.api.services.trajectories import TrainGroup
+from shoal.api.services.trajectories import Batch, TrainGroup
+from shoal_workers.tokens.arrays import from_batch
 from shoal_workers.trainer.algorithm.advantages import Grpo
 from shoal_workers.trainer.batching import TrainRows, make_rows
 from shoal_workers.trainer.packing import lay_out, plan
@@ -50,7 +51,8 @@ def _batch(answers: list[int]) -> TrainRows:
         trajectory(str(place), float(place), [3, 4], list(range(10, 10 + length)), [-1.0] * length)
         for place, length in enumerate(answers)
     ]
-    return make_rows([TrainGroup(id="g", task_id="t", trajectories=rows)], Grpo(), 128)
+    groups = [TrainGroup(id="g", task_id="t", trajectories=rows)]
+    return make_rows(from_batch(Batch(id="b", groups=groups, expires_at=0)), Grpo(), 128)
 
 
 def test_a_sampled_token_is_found_by_the_place_before_it() -> None:

@@ -13,6 +13,10 @@ class ConfigurationError(Exception):
         self.field = field
         self.cause = cause
 
+    def __reduce__(self) -> tuple[type[ConfigurationError], tuple[str, str]]:
+        """As it crosses processes: an exception would be made anew of its message alone."""
+        return type(self), (self.field, self.cause)
+
 
 def from_validation(error: ValidationError, prefix: str) -> ConfigurationError:
     """The first wrong field of a validation error, and how many more there are."""

@@ -179,6 +179,8 @@ def build_trainer(owner: Owner, spec: RLJobSpec, images: Images, ray_address: st
         steps=spec.trainer.steps,
         batch_groups=spec.trainer.batch.groups,
         temperature=float(spec.agents.sampling.temperature),
+        top_p=float(spec.agents.sampling.top_p),
+        tokens_per_micro_batch=spec.trainer.batch.tokens_per_micro_batch,
         minibatches=spec.trainer.batch.minibatches,
         epochs=spec.trainer.batch.epochs,
         algorithm=_algorithm(spec.trainer.algorithm),

@@ -47,14 +47,22 @@ def keep_reference(folder: Path, reference: Mapping[str, Any]) -> dict[str, Any]
 
 
 def newest(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, None where there is none; one that cannot be read is logged."""
+    """The newest checkpoint that can be read, None where there is none at all; one that cannot be read is logged.
+
+    Raises ValueError where there are checkpoints and none can be read.
+    """
+    wrong = ""
     for step in reversed(numbered(folder)):
         path = folder / str(step)
         try:
             progress = Progress.model_validate_json((path / PROGRESS).read_bytes())
             state = torch.load(path / LEARNER, map_location="cpu", weights_only=True)
         except Exception as error:  # unpickling damaged bytes may raise anything
-            logger.warning("checkpoint cannot be read", extra={"checkpoint": str(path), "cause": str(error)})
+            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            logger.warning("checkpoint cannot be read", extra={"checkpoint": str(path), "cause": cause})
+            wrong = wrong or f"no checkpoint can be read, and the newest ({path.name}) not because of: {cause}"
             continue
         return progress, state
+    if wrong:
+        raise ValueError(wrong)
     return None

@@ -100,7 +100,15 @@ class RayLearner:
             shutil.rmtree(self._session, ignore_errors=True)
 
     async def _call(self, name: str, *arguments: Any) -> Any:
-        return await self._actor.call.remote(name, arguments)
+        from ray.exceptions import RayTaskError
+
+        try:
+            return await self._actor.call.remote(name, arguments)
+        except RayTaskError as error:
+            # What the driver acts on, without the other process's stack in its message.
+            if isinstance(error.cause, ConfigurationError | OSError):
+                raise error.cause from None
+            raise
 
     def _options(self) -> dict[str, Any]:
         common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}

@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from pathlib import Path
+from typing import TypeVar
 
 from shoal.api.services.models import WeightsTarget
 from shoal.api.services.roles.trainer import TrainerConfig
 from shoal.api.services.training import TrainerPhase, TrainerStatus
-from shoal.api.services.trajectories import Batch, TrainedBatch
+from shoal.api.services.trajectories import TrainedBatch
+from shoal_workers.trainer.files import keep_skipped
 from shoal_workers.trainer.handle import LearnerHandle
-from shoal_workers.trainer.peers import DataManager, Gateway
+from shoal_workers.trainer.health import Health
+from shoal_workers.trainer.peers import DataManager, Gateway, LeasedBatch
 from shoal_workers.trainer.phases import Phases
 from shoal_workers.trainer.progress import Progress
 
@@ -21,9 +25,12 @@ logger = logging.getLogger(__name__)
 
 LEASE_WAIT_SECONDS = 10.0
 TELL_SECONDS = 10.0
+STORE_RETRY_SECONDS = 5.0
 # How many trained batches a checkpoint names. The data manager hears of each within a step or as soon as it is back;
 # this only has to be more than the batches that can be trained between two checkpoints.
 REMEMBERED_BATCHES = 1000
+
+T = TypeVar("T")
 
 
 class TrainerDriver:
@@ -53,6 +60,7 @@ class TrainerDriver:
         self._phases = Phases(clock)
         self._saved_step = 0
         self._gap = 0.0
+        self._health = Health()
         self._figures: dict[str, float] = {}
 
     @property
@@ -69,6 +77,7 @@ class TrainerDriver:
             uptime_seconds=self._clock() - self._started,
             logprob_gap_max=self._gap,
             detail=self._gateway.detail,
+            findings=self._health.findings,
             metrics=self._figures,
         )
 
@@ -77,7 +86,7 @@ class TrainerDriver:
         await self._learner.start()
         async with self._telling():
             await self._restore()
-            while self._progress.step < self._config.steps:
+            while self._progress.step < self._config.steps and not self._health.halted:
                 batch = await self._next_batch()
                 if batch is None:
                     break
@@ -91,6 +100,7 @@ class TrainerDriver:
         """Go back to the newest checkpoint, and make data manager, volume and gateway agree with it."""
         self._progress = await self._learner.restore()
         self._saved_step = self._progress.step
+        self._health.non_finite = self._progress.non_finite
         self._unacknowledged = []
         progress = self._progress
         settled = await self._data.reconcile(progress.step, progress.version, list(progress.consumed))
@@ -118,9 +128,9 @@ class TrainerDriver:
             self._progress = self._progress.model_copy(update={"version": latest.version + 1})
             await self._learner.renumber(self._progress.version)
         # What engines use meanwhile is not asked here: the publication after the next step removes what may go.
-        self._gateway.aim(await self._learner.publish(self._progress.version, self._progress.step, None))
+        self._gateway.aim(await self._publish(None))
 
-    async def _next_batch(self) -> Batch | None:
+    async def _next_batch(self) -> LeasedBatch | None:
         """The next batch; None when the job is complete without one."""
         with self._phases.spending(TrainerPhase.WAITING):
             while True:
@@ -130,7 +140,7 @@ class TrainerDriver:
                 if await self._data.complete():
                     return None
 
-    async def _step(self, batch: Batch) -> None:
+    async def _step(self, batch: LeasedBatch) -> None:
         """Learn from one batch."""
         with self._phases.spending(TrainerPhase.TRAINING):
             held = await self._train(batch)
@@ -138,36 +148,71 @@ class TrainerDriver:
             # Someone else may train the batch now, so these weights must not have seen it.
             await self._restore()
 
-    async def _train(self, batch: Batch) -> bool:
+    async def _train(self, batch: LeasedBatch) -> bool:
         """Train, checkpoint, publish, acknowledge, report; False where the batch was lost before the checkpoint."""
         before = self._progress
         began = self._clock()
         async with self._renewing(batch):
-            figures = await self._learner.train(batch.model_dump_json().encode(), before.step, before.version)
-        figures["train_seconds"] = self._clock() - began
-        if not await self._data.renew(batch.id):
-            return False
-        self._warn(figures)
-        trained = TrainedBatch(id=batch.id, step=before.step + 1, version=before.version + 1)
-        self._progress = Progress(
-            step=trained.step,
-            version=trained.version,
-            consumed=(*before.consumed, trained)[-REMEMBERED_BATCHES:],
-            figures=figures,
-        )
-        self._unacknowledged.append(trained)
-        if self._progress.step % self._config.checkpoint_every == 0 or self._progress.step == self._config.steps:
-            await self._learner.save(self._progress)
-            self._saved_step = self._progress.step
-        in_use = await self._gateway.served()
-        self._gateway.aim(await self._learner.publish(self._progress.version, self._progress.step, in_use))
+            figures = await self._learner.train(batch.body, before.step, before.version)
+            figures["train_seconds"] = self._clock() - began
+            if not await self._data.renew(batch.id):
+                return False
+            self._warn(figures)
+            in_use = await self._gateway.served()
+            await self._judge(figures, batch)
+            self._advance(before, TrainedBatch(id=batch.id, step=before.step + 1, version=before.version + 1), figures)
+            if self._progress.step % self._config.checkpoint_every == 0 or self._progress.step == self._config.steps:
+                await self._stored("a checkpoint", lambda: self._learner.save(self._progress))
+                self._saved_step = self._progress.step
+            self._gateway.aim(await self._publish(in_use))
         await self._acknowledge()
-        self._gap = max(self._gap, figures.get("logprob_gap", 0.0))
         figures = {**figures, "step_seconds": self._clock() - began}
         self._figures = figures
         await self._data.report(self._progress.step, self._progress.version, figures)
         logger.info("step", extra={"step": self._progress.step, "version": self._progress.version, **figures})
         return True
+
+    def _advance(self, before: Progress, trained: TrainedBatch, figures: dict[str, float]) -> None:
+        """The weights have learned from the batch."""
+        self._progress = Progress(
+            step=trained.step,
+            version=trained.version,
+            consumed=(*before.consumed, trained)[-REMEMBERED_BATCHES:],
+            figures=figures,
+            non_finite=self._health.non_finite,
+        )
+        self._unacknowledged.append(trained)
+        self._gap = max(self._gap, figures.get("logprob_gap", 0.0))
+
+    async def _judge(self, figures: Mapping[str, float], batch: LeasedBatch) -> None:
+        """What the step says of the run; a batch whose update was skipped is kept for whoever looks into it."""
+        path = Path(self._config.folder, "skipped", f"{batch.id}.batch")
+        if figures.get("updates_skipped"):
+            extra = {"step": self._progress.step + 1, "batch": batch.id, "kept": str(path)}
+            logger.error("an update was skipped: its loss or gradient was not finite", extra=extra)
+            await self._stored("a skipped batch", lambda: asyncio.to_thread(keep_skipped, path, batch.body))
+        self._health.stepped(figures, batch.id, str(path), self._gateway.engines)
+        for finding in self._health.findings:
+            logger.error(finding.message, extra={"reason": finding.reason})
+
+    async def _publish(self, in_use: Collection[int] | None) -> WeightsTarget:
+        progress = self._progress
+        return await self._stored(
+            "a weight version", lambda: self._learner.publish(progress.version, progress.step, in_use)
+        )
+
+    async def _stored(self, what: str, write: Callable[[], Awaitable[T]]) -> T:
+        """Write until it works: a volume that is full may be made room on, and a restart would only lose the step."""
+        while True:
+            try:
+                written = await write()
+            except OSError as error:
+                self._health.storing(what, error)
+                logger.error("cannot write to the volume", extra={"what": what, "cause": str(error)})
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+                continue
+            self._health.storing(what, None)
+            return written
 
     def _warn(self, figures: Mapping[str, float]) -> None:
         """Say what of the batch was not trained on."""
@@ -187,7 +232,7 @@ class TrainerDriver:
         self._unacknowledged = []
 
     @contextlib.asynccontextmanager
-    async def _renewing(self, batch: Batch) -> AsyncIterator[None]:
+    async def _renewing(self, batch: LeasedBatch) -> AsyncIterator[None]:
         """Hold the batch, and those that no checkpoint holds yet, while the block runs."""
         held = [*(trained.id for trained in self._unacknowledged), batch.id]
         task = asyncio.create_task(self._renew(held, batch.lease_seconds / 3))

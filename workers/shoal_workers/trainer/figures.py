@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from shoal.api.services.trajectories import TrainGroup
+from shoal_workers.tokens.arrays import TokenArrays
 from shoal_workers.trainer.batching import TrainRows
 from shoal_workers.trainer.scoring import Passes, score
 from shoal_workers.trainer.sharding import Snapshot, swapped
@@ -16,20 +18,28 @@ VERIFY_ROWS = 64
 """Rows of an older version that are scored again under it: the gap of a fault shows in any of them, and scoring all
 would cost as much as a forward pass of the whole batch in every step."""
 
+NO_NUMBER = 1e9
+"""The gap of a log-prob that is not finite: figures travel as JSON, which has no word for infinity."""
+FLOAT32_GAP = 1e-3
+"""A hundred times what float32 rounding was seen to make, and far below what one missed update makes."""
+SHORT_GAP = 1.0
+"""In bfloat16 and float16 a logit of 20 is rounded by up to 0.08, and the worst of many tokens differs by several times
+that; weights of another version, or an output layer of one, differ by more."""
 
-def summary(groups: Sequence[TrainGroup], batch: TrainRows, weights: Tensor, version: int) -> dict[str, float]:
+
+def summary(arrays: TokenArrays, batch: TrainRows, weights: Tensor, version: int) -> dict[str, float]:
     """Rewards, staleness in versions, and how even the importance weights [N] are; 0 for a mean or maximum of nothing.
 
     `effective_share` is Kish's effective sample size over the size, (sum w)^2 / (n sum w^2): 1 where all weigh alike.
     """
-    rewards = torch.tensor([trajectory.reward for group in groups for trajectory in group.trajectories])
-    flat = [len({trajectory.reward for trajectory in group.trajectories}) == 1 for group in groups]
+    rewards = arrays.rewards
+    flat = [np.ptp(rewards[start:end]) == 0 for start, end in pairwise(arrays.group_trajectories) if end > start]
     ages = (version - batch.versions[batch.sampled]).float()
     squares = float((weights**2).sum())
     return {
-        "reward": float(rewards.float().mean()),
+        "reward": float(rewards.mean()) if len(rewards) else 0.0,
         "trajectories": float(len(rewards)),
-        "flat_groups": sum(flat) / len(flat),
+        "flat_groups": float(np.mean(flat)) if flat else 0.0,
         "tokens": float(batch.sampled.sum()),
         "turns": float(batch.turn.max() + 1) if batch.rows else 0.0,
         "segments_too_long": float(batch.too_long),
@@ -56,9 +66,9 @@ def mismatch(batch: TrainRows, old_logprobs: Tensor) -> dict[str, float]:
 
 def logprob_gap(
     passes: Passes, batch: TrainRows, known: Mapping[int, Snapshot], scored: Mapping[int, Tensor]
-) -> tuple[dict[str, float], dict[int, float]]:
-    """Greatest |trainer - engine| log-prob over the sampled tokens, each under exactly the version that sampled it; as
-    figures, and by version.
+) -> dict[str, float]:
+    """Greatest |trainer - engine| log-prob over the sampled tokens, each under exactly the version that sampled it, and
+    the version where it is greatest.
 
     `known` are weights by version; `scored` are log-probs [N] of the whole batch under a version, where they are there
     already. Tokens of other versions are not compared; `logprob_checked` is the share that was. In float32 the gap is
@@ -80,11 +90,25 @@ def logprob_gap(
         else:
             continue
         # A difference that is no number would pass for small in a comparison.
-        gap = (own - behaviour)[compared].abs().nan_to_num(nan=float("inf")).max()
+        gap = (own - behaviour)[compared].abs().nan_to_num(nan=NO_NUMBER, posinf=NO_NUMBER).max()
         gaps[version] = float(gap)
         checked += int(compared.sum())
-    figures = {"logprob_gap": max(gaps.values(), default=0.0), "logprob_checked": checked / max(1, len(versions))}
-    return figures, gaps
+    worst = max(gaps, key=lambda version: gaps[version], default=-1)
+    return {
+        "logprob_gap": gaps.get(worst, 0.0),
+        "logprob_gap_version": float(worst),
+        "logprob_checked": checked / max(1, len(versions)),
+    }
+
+
+def gap_bound(dtype: torch.dtype, top_p: float) -> float:
+    """The greatest gap that rounding explains; engines of another program round differently.
+
+    With `top_p` below 1 engines report log-probs of the truncated distribution, and there is no bound.
+    """
+    if top_p < 1:
+        return float("inf")
+    return FLOAT32_GAP if dtype is torch.float32 else SHORT_GAP
 
 
 def _rows_of(batch: TrainRows, version: int) -> Tensor:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _CHUNK = 1 << 20
+SKIPPED_KEPT = 5
+"""Enough to see what they share; a run that skips many must not fill its volume with them."""
 
 
 @contextlib.contextmanager
@@ -40,6 +42,14 @@ def replace_file(target: Path, content: bytes) -> None:
     _synchronize(temporary)
     temporary.replace(target)
     _synchronize(target.parent)
+
+
+def keep_skipped(path: Path, body: bytes) -> None:
+    """Keep what a step could not learn from, and remove all but the newest few."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, body)
+    for old in sorted(path.parent.glob("*.batch"), key=lambda each: each.stat().st_mtime)[:-SKIPPED_KEPT]:
+        old.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 
 from shoal.api.services.roles.trainer import TrainerConfig
-from shoal.api.services.trajectories import TrainGroup
+from shoal.api.services.trajectories import Batch, TrainGroup
+from shoal_workers.tokens.arrays import TokenArrays, from_batch
 from shoal_workers.trainer import state
 from shoal_workers.trainer.algorithm import LearningRule
 from shoal_workers.trainer.batching import TrainRows, make_rows
-from shoal_workers.trainer.figures import logprob_gap, mismatch, summary
+from shoal_workers.trainer.figures import gap_bound, logprob_gap, mismatch, summary
 from shoal_workers.trainer.gang import Gang, alone
 from shoal_workers.trainer.memory import fitting_tokens
 from shoal_workers.trainer.model import compute_type
@@ -36,8 +38,7 @@ class Learner:
     Weights, moments and updates are float32; passes compute in the configured type. `verify_versions` of the newest
     weights are kept in memory, so that log-probs of tokens that a version sampled can be compared with what the engine
     said, also when the trainer has moved on. `reference` are the weights that the loss keeps the policy near, at first
-    those of `model` as it was given; None where the loss has no such term. `gaps` has the greatest difference of the
-    last step by version.
+    those of `model` as it was given; None where the loss has no such term.
     """
 
     def __init__(
@@ -56,7 +57,6 @@ class Learner:
         self._updates = Updates(self._passes, rule, config, self._optimizer)
         self.reference = snapshot(policy, torch.float32) if rule.loss.reference != "none" else None
         self._known: OrderedDict[int, Snapshot] = OrderedDict()
-        self.gaps: dict[int, float] = {}
 
     @property
     def tokens_at_once(self) -> int:
@@ -75,26 +75,28 @@ class Learner:
             while len(self._known) > self._config.verify_versions:
                 self._known.popitem(last=False)
 
-    def train(self, groups: Sequence[TrainGroup], step: int, version: int) -> dict[str, float]:
-        """One step (from 0) by the groups, starting from the weights `version`; the step's figures.
+    def train(self, groups: TokenArrays | Sequence[TrainGroup], step: int, version: int) -> dict[str, float]:
+        """One step (from 0) by the batch, starting from the weights `version`; the step's figures.
 
-        Groups without a sampled token that can be trained on leave weights and optimizer as they are, and so does an
-        update whose loss or gradient is not finite: `updates_skipped` counts those.
+        A batch without a token that teaches something leaves weights and optimizer as they are, and so does an update
+        whose loss or gradient is not finite: `updates_skipped` counts those. Figures that are not finite are left out.
         """
-        batch = make_rows(groups, self._rule.advantage, self._config.max_model_len)
+        arrays = groups if isinstance(groups, TokenArrays) else from_batch(Batch(id="", groups=groups, expires_at=0))
+        batch = make_rows(arrays, self._rule.advantage, self._config.max_model_len)
         rate = learning_rate(self._config.optimizer, step, self._config.steps)
-        learned = self._learn(groups, batch, version, rate) if batch.rows else _nothing(groups, batch, version)
-        return {**learned, "learning_rate": rate}
+        learned = self._learn(arrays, batch, version, rate) if batch.rows else _nothing(arrays, batch, version)
+        return {name: value for name, value in learned.items() if math.isfinite(value)} | {"learning_rate": rate}
 
-    def _learn(self, groups: Sequence[TrainGroup], batch: TrainRows, version: int, rate: float) -> dict[str, float]:
+    def _learn(self, arrays: TokenArrays, batch: TrainRows, version: int, rate: float) -> dict[str, float]:
         """Updates at `rate` by a batch of at least one row."""
         fixed = self._before(batch)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         figures = self._updates.run(batch, fixed, self._at_once)
-        figures |= summary(groups, batch, fixed.weights, version) | mismatch(batch, fixed.old_logprobs)
-        gap, self.gaps = logprob_gap(self._passes, batch, self._known, {version: fixed.old_logprobs})
-        return {**figures, **gap, "tokens_trained": float(fixed.chosen.sum())}
+        figures |= summary(arrays, batch, fixed.weights, version) | mismatch(batch, fixed.old_logprobs)
+        figures |= logprob_gap(self._passes, batch, self._known, {version: fixed.old_logprobs})
+        bound = gap_bound(self._passes.dtype, self._config.top_p)
+        return {**figures, "logprob_gap_bound": bound, "tokens_trained": float(fixed.chosen.sum())}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold to go on exactly here: whole, on the CPU, whatever the number of processes."""
@@ -130,6 +132,10 @@ class Learner:
             fixed.old_logprobs.copy_(scores.logprobs)
             fixed.weights.copy_(self._rule.corrector.weights(scores.logprobs, fixed.behaviour, fixed.trajectory))
             fixed.chosen.copy_(self._rule.selector.select(scores.entropy, turn))
+        if not self._rule.loss.learns_without_advantage:
+            # A group of equal rewards says nothing. Left in, its tokens have the gradient of the KL term alone, which
+            # Adam makes steps of nearly full size of: what a policy has mastered would drift.
+            fixed.chosen.logical_and_(fixed.advantages != 0)
         return fixed
 
     @property
@@ -178,10 +184,10 @@ def optimizer_of(model: PreTrainedModel, config: TrainerConfig) -> torch.optim.O
     )
 
 
-def _nothing(groups: Sequence[TrainGroup], batch: TrainRows, version: int) -> dict[str, float]:
+def _nothing(arrays: TokenArrays, batch: TrainRows, version: int) -> dict[str, float]:
     """The figures of a step that had nothing to learn from.
 
     The optimizer is not stepped either: its momentum and weight decay would change the weights without a gradient.
     """
-    figures = summary(groups, batch, torch.zeros(0), version)
+    figures = summary(arrays, batch, torch.zeros(0), version)
     return {**figures, "logprob_gap": 0.0, "logprob_checked": 0.0, "tokens_trained": 0.0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 from uuid import uuid4
 
@@ -21,7 +22,8 @@ from shoal.api.services.trajectories import (
     ReconcileRequest,
     TrainedBatch,
 )
-from shoal_workers.service import ProblemError, ServiceClient, backoff
+from shoal_workers.service import ProblemError, Reply, ServiceClient, backoff
+from shoal_workers.tokens.arrays import MEDIA_TYPE, decode
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +65,17 @@ class DataManager:
         request = ReconcileRequest(trainer=self._trainer, step=step, version=version, consumed=consumed)
         return await patiently(lambda: self._client.post("/batches:reconcile", request, Reconciled), "reconcile")
 
-    async def lease(self, version: int, groups: int, wait: float) -> Batch | None:
+    async def lease(self, version: int, groups: int, wait: float) -> LeasedBatch | None:
         """A batch, or None where there was none within `wait` seconds."""
         request = BatchRequest(trainer=self._trainer, version=version, groups=groups, wait=wait, key=uuid4().hex)
         limit = wait + _LEASE_SLACK_SECONDS
         reply = await patiently(
-            lambda: self._client.call("POST", "/batches:lease", request, timeout=limit, idempotent=True), "lease"
+            lambda: self._client.call(
+                "POST", "/batches:lease", request, timeout=limit, idempotent=True, headers={"Accept": MEDIA_TYPE}
+            ),
+            "lease",
         )
-        return None if reply.status == 204 else reply.read(Batch)
+        return None if reply.status == 204 else await asyncio.to_thread(_leased, reply)
 
     async def renew(self, batch: str) -> bool:
         """Hold the batch longer; False where it is lost."""
@@ -106,10 +111,27 @@ class DataManager:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class LeasedBatch:
+    """A batch as it came, held for `lease_seconds` unless renewed: token arrays, or JSON of an earlier release."""
+
+    id: str
+    lease_seconds: float
+    body: bytes
+
+
+def _leased(reply: Reply) -> LeasedBatch:
+    if reply.media_type == MEDIA_TYPE:
+        metadata = decode(reply.body).metadata
+        return LeasedBatch(metadata.batch, metadata.lease_seconds, reply.body)
+    batch = reply.read(Batch)
+    return LeasedBatch(batch.id, batch.lease_seconds, reply.body)
+
+
 class Gateway:
     """The gateway, as the trainer sees it: it is told the newest weights, again and again in case it forgot.
 
-    `detail` says why it does not have them, and is "" when it has.
+    `detail` says why it does not have them, and is "" when it has; `engines` has each engine's version, as last heard.
     """
 
     def __init__(self, client: ServiceClient) -> None:
@@ -118,6 +140,7 @@ class Gateway:
         self._changed = asyncio.Event()
         self._refusal: tuple[str, str] | None = None
         self.detail = ""
+        self.engines: dict[str, int] = {}
 
     def aim(self, target: WeightsTarget) -> None:
         """The newest weights are these; `keep_telling` passes it on."""
@@ -155,6 +178,7 @@ class Gateway:
             state = await self._client.get("/weights", WeightsState)
         except ProblemError:
             return None
+        self.engines = state.engines
         if state.target is None:
             return None
         aimed = {self._target.version} if self._target is not None else set()

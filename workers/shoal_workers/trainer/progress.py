@@ -22,6 +22,7 @@ class Progress(BaseModel):
     version: int = Field(0, ge=0)
     consumed: tuple[TrainedBatch, ...] = ()
     figures: dict[str, float] = Field(default_factory=dict)
+    non_finite: int = Field(0, ge=0, description="Steps in a row, up to this one, whose updates were skipped.")
 
     @model_validator(mode="before")
     @classmethod

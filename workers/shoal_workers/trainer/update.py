@@ -82,7 +82,7 @@ class Updates:
         if at_once:
             self._passes.gang.sum(fixed.old_logprobs)
             self._passes.gang.sum(fixed.weights)
-        return {name: value / made for name, value in total.items()} | {"updates_skipped": float(skipped)}
+        return {name: value / max(1, made) for name, value in total.items()} | {"updates_skipped": float(skipped)}
 
     def _update(
         self, batch: TrainRows, fixed: Fixed, minibatch: Tensor, at_once: bool
@@ -100,7 +100,8 @@ class Updates:
         named = dict(zip(figures, summed.tolist(), strict=True))
         named |= {"grad_norm": float(norm), "useful_share": used / computed}
         finite = bool(torch.isfinite(norm)) and bool(torch.isfinite(summed[list(figures).index("loss")]))
-        if finite:
+        # Without a token that teaches something, momentum and weight decay alone would move the weights.
+        if finite and bool(share.any()):
             self._optimizer.step()
             settled(self._passes.policy)
         self._optimizer.zero_grad(set_to_none=True)

@@ -10,6 +10,8 @@ import torch
 from shoal.api.services.models import WeightsTarget
 from shoal.api.services.roles.trainer import TrainerConfig
 from shoal.api.services.trajectories import Batch
+from shoal_workers.configuration import ConfigurationError
+from shoal_workers.tokens.arrays import decode, from_batch
 from shoal_workers.trainer import checkpoint, publish
 from shoal_workers.trainer.algorithm import learning_rule
 from shoal_workers.trainer.learner import Learner
@@ -35,17 +37,28 @@ class LearnerWorker:
         self._companions = publish.companions_of(config.model)
 
     def restore(self) -> Progress:
-        """Go back to the newest checkpoint, or to the original weights where there is none."""
-        found = checkpoint.newest(self._checkpoints)
-        progress, state = found or (Progress(), self._original)
-        self._learner.load(state)
+        """Go back to the newest checkpoint, or to the original weights where there is none.
+
+        Raises ConfigurationError where checkpoints are there and none is of use: to begin anew would lose what they
+        hold.
+        """
+        try:
+            found = checkpoint.newest(self._checkpoints)
+            progress, state = found or (Progress(), self._original)
+            self._learner.load(state)
+        except ValueError as error:
+            cause = f"{self._checkpoints} is of no use with {self._config.model}: {error}"
+            raise ConfigurationError("folder", cause) from None
         self._learner.remember(progress.version)
         return progress
 
     def train(self, batch: bytes, step: int, version: int) -> dict[str, float]:
-        """Learn from a batch (a Batch as JSON) as step number `step`, from 0; the weights become `version` + 1."""
-        groups = Batch.model_validate_json(batch).groups
-        figures = self._learner.train(groups, step, version)
+        """Learn from a batch as step number `step`, from 0; the weights become `version` + 1.
+
+        The batch is token arrays, or JSON as a data manager of an earlier release writes it.
+        """
+        arrays = from_batch(Batch.model_validate_json(batch)) if batch.startswith(b"{") else decode(batch)
+        figures = self._learner.train(arrays, step, version)
         self._learner.remember(version + 1)
         return figures
 

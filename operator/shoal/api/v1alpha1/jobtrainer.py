@@ -37,6 +37,18 @@ class Batch(ApiModel):
     groups: Annotated[int, Field(ge=1, le=100_000, description="Groups that one step trains on.")] = 16
     minibatches: Annotated[int, Field(ge=1, le=1024, description="Optimizer updates per epoch.")] = 1
     epochs: Annotated[int, Field(ge=1, le=64, description="Passes over the batch.")] = 1
+    tokens_per_micro_batch: (
+        Annotated[
+            int,
+            Field(
+                ge=1,
+                le=100_000_000,
+                description="Tokens in one forward pass, which memory grows with; a longer sequence goes alone. Unset:"
+                " measured at the start, by what a token takes of the memory that is free.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Optimizer(ApiModel):

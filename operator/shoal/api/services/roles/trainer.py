@@ -45,6 +45,7 @@ class TrainerConfig(RoleConfig):
     steps: int = Field(ge=1)
     batch_groups: int = Field(ge=1)
     temperature: float = Field(1.0, gt=0, description="Temperature at which the batches' tokens were drawn.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus that they were drawn from.")
     minibatches: int = Field(1, ge=1)
     epochs: int = Field(1, ge=1)
     algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
