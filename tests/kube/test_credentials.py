@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from shoal.kube.credentials import (
     credentials_from_kopf,
     in_cluster_credentials,
 )
-from shoal.kube.kubeconfig import credentials_from_kubeconfig, default_kubeconfig, kubeconfig_source
+from shoal.kube.kubeconfig import credentials_from_kubeconfig, kubeconfig_source
 
 
 def write(tmp_path: Path, cluster: dict[str, Any] | None = None, user: dict[str, Any] | None = None) -> Path:
@@ -70,20 +68,6 @@ def test_a_client_certificate_is_loaded(tmp_path: Path) -> None:
     context = credentials.ssl_context()
     assert not isinstance(context, bool)
     assert not context.check_hostname
-
-
-def test_an_exec_plug_in_runs_through_the_official_client(tmp_path: Path) -> None:
-    pytest.importorskip("kubernetes.client")
-    answer = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "exec"}}
-    plug_in = tmp_path / "plug_in.py"
-    plug_in.write_text(f"print({json.dumps(json.dumps(answer))})")
-    command = {
-        "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
-        "command": sys.executable, "args": [str(plug_in)],
-    }  # fmt: skip
-    credentials = credentials_from_kubeconfig(write(tmp_path, user={"exec": command}))
-    assert (credentials.token, credentials.server) == ("exec", "https://example.test:6443")
-    assert credentials.namespace == "team"
 
 
 @pytest.mark.parametrize(
@@ -150,11 +134,6 @@ async def test_a_kubeconfig_is_read_again_after_a_refusal(tmp_path: Path) -> Non
     assert (await source.current()).token == "old"
     assert (await source.refresh(old)).token == "new"
     assert (await StaticSource(old).refresh(old)).token == "old"
-
-
-def test_kubectl_s_choice_of_file(tmp_path: Path) -> None:
-    assert default_kubeconfig({"KUBECONFIG": f"{tmp_path}/a:{tmp_path}/b"}) == tmp_path / "a"
-    assert default_kubeconfig({}) == Path.home() / ".kube" / "config"
 
 
 def test_what_kopf_found(tmp_path: Path) -> None:

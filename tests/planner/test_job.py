@@ -261,3 +261,23 @@ def test_suspend_lets_all_pods_go_and_resume_brings_them_back() -> None:
     resumed = plan_job(spec(), DESIRED, observed([], children={("RolloutFleet", "j-fleet"): "down"}), NOW)
     assert [action.role for action in of(resumed, CreatePod)] == [Role.DATA]
     assert len(of(resumed, Apply)) == 1
+
+
+def test_what_no_restart_can_cure_fails_the_job_at_once_with_its_cause() -> None:
+    wrong = replace(TRAINER, ready=False, restarts=1, incurable="trainer: folder: /data cannot be written")
+    plan = plan_job(spec(backoffLimit={"trainer": 5}), DESIRED, observed([DATA, wrong, *AGENTS], JobReading()), NOW)
+    assert conditions(plan)["Failed"] == ("True", "Misconfigured")
+    (failed,) = [each for each in plan.status["conditions"] if each["type"] == "Failed"]
+    assert failed["message"] == "pod j-trainer: trainer: folder: /data cannot be written"
+    for spared in (replace(wrong, deleting=True), replace(wrong, own_fault=False)):
+        plan = plan_job(
+            spec(backoffLimit={"trainer": 5}), DESIRED, observed([DATA, spared, *AGENTS], JobReading()), NOW
+        )
+        assert conditions(plan)["Failed"][0] == "False"
+
+
+def test_the_last_words_are_told_also_when_the_container_runs_again() -> None:
+    again = replace(TRAINER, restarts=3, last_words="trainer: no space left on device")
+    plan = plan_job(spec(backoffLimit={"trainer": 2}), DESIRED, observed([DATA, again, *AGENTS], JobReading()), NOW)
+    (failed,) = [each for each in plan.status["conditions"] if each["type"] == "Failed"]
+    assert failed["message"] == "trainer failed 3 times; trainer: no space left on device"

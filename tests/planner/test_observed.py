@@ -113,3 +113,27 @@ def test_which_pods_hold_their_place() -> None:
     gone = pod(container(), metadata={"deletionTimestamp": DELETED}, status=disrupted("DeletionByTaintManager"))
     assert not of(gone).holds_place(now)
     assert not of(pod(container(), metadata={"deletionTimestamp": DELETED})).holds_place(now + LOST_SECONDS)
+
+
+def failed(code: int, message: str, *, running: bool, ready: bool = False) -> Json:
+    """A container that has ended with this code, and runs again or waits to."""
+    end = {
+        "terminated": {"exitCode": code, "reason": "Error", "message": message, "finishedAt": "2026-01-01T00:00:01Z"}
+    }
+    now = {"running": {}} if running else {"waiting": {"reason": "CrashLoopBackOff"}}
+    return {"name": "main", "restartCount": 1, "ready": ready, "state": now, "lastState": end}
+
+
+def test_a_cause_stays_until_the_next_attempt_has_shown_that_it_works() -> None:
+    said = [view(pod(failed(1, "no such folder", running=running), policy="Always")) for running in (True, False)]
+    assert [seen.trouble.message for seen in said if seen.trouble] == ["no such folder"] * 2
+    works = view(pod(failed(1, "no such folder", running=True, ready=True), policy="Always"))
+    assert (works.trouble, works.last_words) == (None, "no such folder")
+
+
+@pytest.mark.parametrize(("code", "incurable"), [(1, ""), (2, "folder: permission denied"), (137, "")])
+def test_a_wrong_configuration_is_told_from_other_failures(code: int, incurable: str) -> None:
+    seen = view(pod(failed(code, "folder: permission denied", running=True, ready=True), policy="Always"))
+    assert (seen.incurable, seen.last_words) == (incurable, "folder: permission denied")
+    without_words = view(pod(failed(code, "", running=False), policy="Always"))
+    assert without_words.last_words == f"Error (exit code {code})"

@@ -166,6 +166,9 @@ def _end_of(spec: RLJobSpec, observed: JobObserved, now: float) -> list[Verdict]
     started = parse_timestamp(observed.status.start_time) if observed.status.start_time else now
     if spec.active_deadline_seconds is not None and now >= started + spec.active_deadline_seconds and not resting:
         return [Verdict("Failed", True, "DeadlineExceeded", f"active for more than {spec.active_deadline_seconds} s")]
+    for pod in observed.pods:
+        if pod.incurable and pod.own_fault and not pod.deleting:
+            return [Verdict("Failed", True, "Misconfigured", f"pod {pod.name}: {pod.incurable}")]
     attempts = _attempts(observed)
     for role, limit in (
         ("trainer", spec.backoff_limit.trainer),
@@ -174,8 +177,12 @@ def _end_of(spec: RLJobSpec, observed: JobObserved, now: float) -> list[Verdict]
     ):
         count = getattr(attempts, role)
         if count > limit:
+            pods = [pod for pod in observed.pods if pod.role in (role, role.removesuffix("s"))]
+            words = next((pod.last_words for pod in pods if pod.last_words), "")
             last = health.degraded([pod for pod in observed.pods if pod.role in (role, role.removesuffix("s"))])
-            return [Verdict("Failed", True, "BackoffLimitExceeded", f"{role} failed {count} times; {last.message}")]
+            return [
+                Verdict("Failed", True, "BackoffLimitExceeded", f"{role} failed {count} times; {words or last.message}")
+            ]
     return []
 
 

@@ -46,6 +46,8 @@ class PodView:
         since: when `ready` last changed.
         waiting: what a container waits for that has not started yet (ContainerCreating), or "".
         obstacle: what the node, or another operator, says of a pod that does not start; it may be over by now.
+        incurable: what the main container said when it ended with `MISCONFIGURED`, or ""; no restart will cure it.
+        last_words: of the newest failure of the main container, also while it runs again; or "".
         holder: the Sandbox or LeaderWorkerSet that stands for the pod; `uid` is then its UID, `name` the pod's name.
         made: whether there is a pod yet; always, where nothing stands for it.
     """
@@ -71,6 +73,8 @@ class PodView:
     unschedulable: str = ""
     trouble: Trouble | None = None
     obstacle: Trouble | None = None
+    incurable: str = ""
+    last_words: str = ""
     group: str = ""
     holder: Holder | None = None
     made: bool = True
@@ -103,6 +107,8 @@ def next_loss(pods: Iterable[PodView], now: float) -> float | None:
     return min((at - now for pod in pods if (at := pod.lost_at) is not None and at > now), default=None)
 
 
+MISCONFIGURED = 2
+"""The code with which a role's process ends when its configuration cannot work: a field, a file, a permission."""
 NOT_ITS_OWN = frozenset({"ContainerStatusUnknown", "Unknown", "NodeShutdown"})
 """Reasons of an end that the container had no part in: its node was restarted, lost its runtime, or was shut down."""
 
@@ -141,6 +147,8 @@ def view(pod: dict[str, Any]) -> PodView:
         gated=bool(spec.get("schedulingGates")),
         unschedulable=scheduled.get("message", "") if waits and scheduled.get("reason") == "Unschedulable" else "",
         trouble=_trouble([*status.get("initContainerStatuses", []), *containers], status),
+        incurable=next((_words(end) for end in _failures(main) if end["exitCode"] == MISCONFIGURED), ""),
+        last_words=next(map(_words, _failures(main)), ""),
         group=labels.get(VARIANT) or labels.get(WORKER_GROUP) or "",
     )
 
@@ -181,6 +189,19 @@ def _own_fault(containers: list[dict[str, Any]], status: dict[str, Any]) -> bool
     return newest.get("reason") not in NOT_ITS_OWN
 
 
+def _failures(containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How these containers last failed; of each the newest one."""
+    ends = [
+        next((end for state in ("state", "lastState") if (end := container.get(state, {}).get("terminated"))), {})
+        for container in containers
+    ]
+    return [end for end in ends if end.get("exitCode")]
+
+
+def _words(end: dict[str, Any]) -> str:
+    return end.get("message") or f"{end.get('reason', 'Error')} (exit code {end['exitCode']})"
+
+
 _HARMLESS_WAITS = frozenset({"ContainerCreating", "PodInitializing", ""})
 
 
@@ -199,6 +220,9 @@ def _trouble(containers: list[dict[str, Any]], status: dict[str, Any]) -> Troubl
             return Trouble(waiting["reason"], died.get("message") or waiting.get("message", ""))
         if ended.get("exitCode"):
             return Trouble(ended.get("reason", "Error"), ended.get("message") or f"exit code {ended['exitCode']}")
+        if died and not container.get("ready"):
+            # It runs again and has not shown that it can: the cause stays, or it would come and go with each attempt.
+            return Trouble(died.get("reason", "Error"), died.get("message") or f"exit code {died['exitCode']}")
     if status.get("phase") == "Failed":
         return Trouble(status.get("reason", "Failed"), status.get("message", ""))
     return None

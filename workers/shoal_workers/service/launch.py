@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -16,10 +17,15 @@ from shoal_workers.telemetry.setup import set_up_tracing
 
 RoleConfigT = TypeVar("RoleConfigT", bound=RoleConfig)
 
+MISCONFIGURED = 2
+"""The exit code that tells the operator not to try again."""
+INCURABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
+"""Errors of files that stay until somebody changes a permission or a path; a missing file or a full disk may pass."""
+
 logger = logging.getLogger(__name__)
 
 
-def fail(message: str, code: int = 2) -> NoReturn:
+def fail(message: str, code: int = MISCONFIGURED) -> NoReturn:
     """End the process with one line on standard error and in the termination log."""
     line = " ".join(message.split())
     write_termination_message(line)
@@ -44,5 +50,5 @@ def launch(role: str, model: type[RoleConfigT], build: Callable[[RoleConfigT, Id
     except ConfigurationError as error:
         fail(f"{role}: {error}")
     except OSError as error:
-        fail(f"{role}: {error}", code=1)
+        fail(f"{role}: {error}", code=MISCONFIGURED if error.errno in INCURABLE else 1)
     sys.exit(0)

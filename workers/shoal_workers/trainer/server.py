@@ -19,6 +19,7 @@ from shoal_workers.service import (
     credential,
 )
 from shoal_workers.service.config import write_termination_message
+from shoal_workers.service.launch import INCURABLE, MISCONFIGURED
 from shoal_workers.strategies.registry import check
 from shoal_workers.trainer.cluster import RayLearner
 from shoal_workers.trainer.driver import TrainerDriver
@@ -70,7 +71,8 @@ async def _drive(driver: TrainerDriver, service: Service, learner: LearnerHandle
         write_termination_message(line)
         # Nothing here is worth an orderly end: the state is in the checkpoint.
         learner.abandon()
-        os._exit(2 if isinstance(error, ConfigurationError) else 1)
+        stays = isinstance(error, ConfigurationError) or (isinstance(error, OSError) and error.errno in INCURABLE)
+        os._exit(MISCONFIGURED if stays else 1)
 
 
 def _check(config: TrainerConfig) -> None:
