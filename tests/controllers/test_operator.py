@@ -217,6 +217,40 @@ async def test_what_somebody_changes_in_an_owned_object_is_repaired_and_told(ben
     await bench.until(events, "each repair is told, with the field and the writer")
 
 
+async def test_the_scale_subresource_is_true_and_holds_to_the_bound(
+    bench: Bench, kubernetes_controllers: Kubernetes
+) -> None:
+    body = changed("EnvironmentPool", "spec.scale", {"min": 2, "max": 4, "buffer": 0})
+    body["spec"].pop("replicas", None)
+    await bench.apply(ENVIRONMENT_POOLS, body)
+    kubectl = kubernetes_controllers.server.kubectl
+    path = f"{ENVIRONMENT_POOLS.path(bench.namespace, 'sample')}/scale"
+
+    async def scale(size: int, of: str = "spec") -> bool:
+        try:
+            return bool((await bench.client.get_path(path))[of].get("replicas") == size)
+        except ApiError:
+            return False
+
+    await bench.until(lambda: scale(2), "GET /scale answers although nobody set spec.replicas")
+    await bench.until(lambda: _count(bench, "environment", 2), "two members, by scale.min")
+    kubectl("-n", bench.namespace, "scale", "envpool/sample", "--replicas=9")
+    await bench.until(lambda: _count(bench, "environment", 4), "as many as scale.max allows")
+
+    async def limited() -> bool:
+        return (await bench.condition(ENVIRONMENT_POOLS, "ScalingLimited")).get("status") == "True"
+
+    await bench.until(limited, "it is told that it asked for more")
+    unpin = [{"op": "remove", "path": "/spec/replicas"}]
+    await bench.client.patch(ENVIRONMENT_POOLS, "sample", unpin, bench.namespace, kind="json")
+
+    async def free() -> bool:
+        return (await bench.condition(ENVIRONMENT_POOLS, "ScalingLimited")).get("status") == "False"
+
+    await bench.until(free, "the buffer decides again")
+    await bench.until(lambda: scale(4), "and the subresource follows (nothing shrinks without a broker's report)")
+
+
 async def test_a_pool_is_filled_scaled_replaced_and_collected(bench: Bench) -> None:
     await bench.apply(ENVIRONMENT_POOLS, pinned(3))
 

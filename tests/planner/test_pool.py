@@ -255,3 +255,14 @@ def test_variants_share_the_rate() -> None:
 def test_a_large_pool_is_created_in_batches() -> None:
     wanted = spec(replicas=5000, scale={"refillRate": 100_000, "maxPending": 100_000})
     assert created_members(plan(wanted, observed([broker_pod()], PoolReading()))) == LARGEST_BATCH
+
+
+def test_an_autoscaler_is_held_to_the_bound_and_a_manifest_may_pin_above_it() -> None:
+    wanted = spec(replicas=5, scale={"max": 3})
+    seen = observed([broker_pod()], PoolReading())
+    assert created_members(plan(wanted, seen)) == 5
+    scaled = plan(wanted, replace(seen, scaled=True))
+    assert created_members(scaled) == 3
+    assert [each["reason"] for each in scaled.status["conditions"] if each["type"] == "ScalingLimited"] == [
+        "TooManyReplicas"
+    ]

@@ -11,6 +11,7 @@ from typing import Any
 from shoal.api.labels import PREVIOUS_TOKEN_KEY, TOKEN_KEY
 from shoal.builders.children import new_token, token_renewed
 from shoal.builders.owner import Owner
+from shoal.controllers.fields import SCALE_MANAGER
 from shoal.controllers.peers import Peers
 from shoal.engine.clock import Clock
 from shoal.engine.expectations import Expectations
@@ -47,6 +48,7 @@ from shoal.planner.actions import (
     Event,
     ForgetToken,
     PatchStatus,
+    ReflectScale,
     RenewToken,
     RetireMember,
 )
@@ -176,6 +178,8 @@ class Effects:
                 )
             case DeleteChild(kind, name, uid, reason):
                 await self._delete_child(owner, kind, name, uid, reason)
+            case ReflectScale(replicas):
+                await self._reflect(subject, replicas)
             case PatchStatus(kind, name, resource_version, status):
                 await self._patch_status(owner, kind, name, resource_version, status)
             case Event(type_, reason, message):
@@ -230,6 +234,13 @@ class Effects:
             return
         with suppress(NotFoundError, ConflictError):  # a newer version decides afresh, as soon as the cache shows it
             await self._client.patch_status(resource, name, status, owner.namespace, resource_version=version)
+
+    async def _reflect(self, subject: Subject, replicas: int) -> None:
+        owner = subject.owner
+        # With the UID, because applying would otherwise make a resource that is gone anew.
+        body = {"metadata": {"name": owner.name, "uid": owner.uid}, "spec": {"replicas": replicas}}
+        with suppress(NotFoundError, ConflictError):  # gone, or pinned by somebody a moment ago
+            await self._client.apply(subject.resource, body, owner.namespace, manager=SCALE_MANAGER, force=False)
 
     async def _create_once(self, owner: Owner, manifest: dict[str, Any]) -> None:
         resource = RESOURCES[manifest["kind"]]

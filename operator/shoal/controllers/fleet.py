@@ -21,6 +21,7 @@ from shoal.builders.network import fleet_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context
 from shoal.controllers.scaffold import KindController, Pass
+from shoal.controllers.world import REFLECTED
 from shoal.engine.keys import ObjectKey
 from shoal.engine.store import Store
 from shoal.kube.resources import ROLLOUT_FLEETS
@@ -64,6 +65,7 @@ class FleetController(KindController[RolloutFleetSpec, FleetDesired, FleetObserv
             generation=at.generation,
             status=read_status(RolloutFleetStatus, context.status.current(at.body)),
             pods=at.pods,
+            reflected=at.body.get(REFLECTED),
             children=context.world.children_of(owner.namespace, owner.uid),
             expected=context.effects.expected(owner, roles),
             gateway=self.read(owner.uid, GatewayStatus, read_gateway),

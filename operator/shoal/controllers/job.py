@@ -23,6 +23,7 @@ from shoal.builders.network import job_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context
 from shoal.controllers.scaffold import KindController, Pass
+from shoal.controllers.world import REFLECTED
 from shoal.engine.keys import ObjectKey
 from shoal.engine.store import Store, by_owner_uid
 from shoal.kube.resources import RL_JOBS
@@ -149,10 +150,16 @@ def dependency(kind: str, store: Store[Json], key: ObjectKey, owner: str, *, own
     if body is None:
         return DependencyView(kind, key.name, exists=False, owned=owned)
     status = body.get("status") or {}
-    current = status.get("observedGeneration") == body["metadata"].get("generation")
+    current = _is_current(body, status)
     found = read_conditions(status) if current else []
     foreign = owned and owner not in by_owner_uid(body)
     return DependencyView(kind, key.name, True, found, owned, foreign)
+
+
+def _is_current(body: Json, status: Json) -> bool:
+    """Whether the status is about this spec, or about one that differs by the size that the operator then wrote."""
+    behind = body["metadata"].get("generation", 0) - (status.get("observedGeneration") or 0)
+    return behind == 0 or (behind == 1 and bool(body.get(REFLECTED, -1) == status.get("desiredReplicas")))
 
 
 def read_data(status: DataStatus) -> JobReading:

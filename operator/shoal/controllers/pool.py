@@ -14,6 +14,7 @@ from shoal.builders.network import pool_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context
 from shoal.controllers.scaffold import KindController, Pass
+from shoal.controllers.world import REFLECTED, SCALED
 from shoal.engine.keys import ObjectKey
 from shoal.engine.store import Store
 from shoal.kube.resources import ENVIRONMENT_POOLS
@@ -68,6 +69,8 @@ class PoolController(KindController[EnvironmentPoolSpec, PoolDesired, PoolObserv
             generation=at.generation,
             status=read_status(EnvironmentPoolStatus, context.status.current(at.body)),
             pods=at.pods,
+            reflected=at.body.get(REFLECTED),
+            scaled=at.body[SCALED],
             children=context.world.children_of(owner.namespace, owner.uid),
             expected=context.effects.expected(owner, roles),
             broker=self.read(owner.uid, BrokerStatus, read_broker),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from shoal.api import labels
-from shoal.controllers.fields import last_manager
+from shoal.controllers.fields import last_manager, reflects_scale, scaled_from_outside
 from shoal.engine.store import OWNER_UID, Store, by_label, by_owner_uid
 from shoal.neighbours.registry import Neighbourhood
 from shoal.planner.drift import LiveChild
@@ -15,6 +15,10 @@ Json = dict[str, Any]
 
 ROOT_UID = "root"
 """Index of pods that another operator makes for us, by the UID of the Shoal resource behind them."""
+REFLECTED = "reflectedReplicas"
+"""Key under which a trimmed pool or fleet keeps the size that the operator itself wrote into its spec."""
+SCALED = "scaledFromOutside"
+"""Key under which a trimmed pool or fleet keeps whether its size came by the scale subresource."""
 CHANGED_BY = "changedBy"
 """Key under which a trimmed custom resource keeps the manager that last wrote to it."""
 
@@ -40,6 +44,12 @@ def trim_resource(body: Json) -> Json:
     metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
     status = body.get("status")
     trimmed = {"spec": {}, **body, "metadata": metadata, "status": status if isinstance(status, dict) else {}}
+    spec = trimmed["spec"]
+    if isinstance(spec, dict) and reflects_scale(body["metadata"]):
+        # Nobody's wish: to plans it is a size that is not set.
+        trimmed[REFLECTED] = spec.get("replicas")
+        trimmed["spec"] = {key: value for key, value in spec.items() if key != "replicas"}
+    trimmed[SCALED] = scaled_from_outside(body["metadata"])
     return {**trimmed, CHANGED_BY: last_manager(body["metadata"])}
 
 

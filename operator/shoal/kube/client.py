@@ -204,12 +204,22 @@ class KubeClient:
         )
 
     async def apply(
-        self, resource: Resource, body: Json, namespace: str | None = None, *, subresource: str | None = None
+        self,
+        resource: Resource,
+        body: Json,
+        namespace: str | None = None,
+        *,
+        subresource: str | None = None,
+        manager: str = "",
+        force: bool = True,
     ) -> Json:
-        """Server-side apply with this client's field manager; takes over fields of others (`force`)."""
+        """Server-side apply with this client's field manager, or with another one.
+
+        With `force` it takes over fields of others; without, raises `ConflictError` where somebody else has one.
+        """
         complete = {"apiVersion": resource.api_version, "kind": resource.kind, **body}
         path = resource.path(namespace, str(body["metadata"]["name"]), subresource)
-        query = {"fieldManager": self._field_manager, "force": "true"}
+        query = {"fieldManager": manager or self._field_manager, "force": str(force).lower()}
         return await self._transport.json(
             Call("apply", "PATCH", str(resource), path, query, orjson.dumps(complete), _APPLY_TYPE, safe=True)
         )

@@ -112,6 +112,13 @@ class DeleteChild:
 
 
 @dataclass(frozen=True)
+class ReflectScale:
+    """The size that was decided, into the resource's own `spec.replicas`, unless somebody else has set that."""
+
+    replicas: int
+
+
+@dataclass(frozen=True)
 class PatchStatus:
     """Merge patch of the status of another operator's object, at exactly this version of it."""
 
@@ -141,6 +148,7 @@ Action = (
     | DrainEngine
     | DeleteSelf
     | DeleteChild
+    | ReflectScale
     | PatchStatus
     | Event
 )

@@ -21,7 +21,8 @@ from shoal.planner.holders import Blocked, idle_maker
 from shoal.planner.observed import Expected, PodView, Reading, next_loss
 from shoal.planner.podset import Limits, plan_podset
 from shoal.planner.policies import policies_applied
-from shoal.planner.pool import SETTLE_SECONDS
+from shoal.planner.pool import SETTLE_SECONDS, WARNINGS
+from shoal.planner.scale import reflection, scaling_limited
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import soonest
 
@@ -52,6 +53,8 @@ class FleetObserved:
     expected: Expected
     gateway: Reading[FleetReading]
     blocked: Blocked | None = None
+    reflected: int | None = None
+    """The size that the operator wrote into `spec.replicas`."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def plan_fleet(
     idle, idle_wake = idle_maker(observed.pods, now)
     blocked = next((why for group in desired.engines if (why := _blocked(desired, observed, group))), None)
     status = _status(spec, desired, observed, counts, now, blocked or idle)
-    actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
+    actions += conditions.transitions(observed.status.conditions, status.conditions, WARNINGS)
+    actions += reflection(spec.replicas, observed.reflected, status.desired_replicas, status.replicas)
     # What blocks a fleet ends with an event; until then nothing can be done about its size.
     moving = partial or bool(gone) or (status.replicas != status.desired_replicas and blocked is None)
     moving |= memory.waiting
@@ -218,10 +222,15 @@ def _status(
         usage=_usage(reading.usage, observed.status.usage),
     )
     policies, _ = policies_applied(desired.children, observed.children, observed.status.conditions, now)
-    verdicts = [*_verdicts(spec, observed, status, blocked), *policies]
+    verdicts = [*_verdicts(spec, observed, status, blocked), *policies, *_limited(spec, observed)]
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )
+
+
+def _limited(spec: RolloutFleetSpec, observed: FleetObserved) -> list[Verdict]:
+    most = sum(group.replicas.max for group in spec.worker_groups)
+    return scaling_limited(spec.replicas, most, "the sum of workerGroups[].replicas.max", observed.status.conditions)
 
 
 def _usage(read: FleetUsage, told: FleetUsage) -> FleetUsage:

@@ -21,11 +21,15 @@ from shoal.planner.holders import Blocked, idle_maker
 from shoal.planner.observed import Expected, PodView, Reading, next_loss
 from shoal.planner.podset import Limits, PodSetPlan, plan_podset, surge_of
 from shoal.planner.policies import policies_applied
+from shoal.planner.scale import SCALING_LIMITED, reflection, scaling_limited
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import soonest
 
 SETTLE_SECONDS = 1.0
 """Look again this soon while a pass was partial or pods are changing; a lost event must not stall a fill."""
+
+WARNINGS = frozenset({"Degraded", SCALING_LIMITED})
+"""Condition types whose truth is bad news."""
 
 LARGEST_BATCH = 1000
 """Members created in one pass; a pool that is shrunk or suspended while it fills must not wait for thousands more."""
@@ -67,6 +71,11 @@ class PoolObserved:
     expected: Expected
     broker: Reading[PoolReading]
     blocked: Blocked | None = None
+    reflected: int | None = None
+    """The size that the operator wrote into `spec.replicas`."""
+    scaled: bool = False
+    """Whether `spec.replicas` came by the scale subresource. An autoscaler is held to `scale.max`; a manifest, whose
+    author sees both, may pin above it."""
     allowance: int | None = None
     """Members that may be created now; None for as many as `refillRate` allows in a second."""
 
@@ -123,7 +132,8 @@ def plan_pool(
     actions += [RetireMember(pod.name, pod.uid, "VariantRemoved", pod.holder) for pod in gone]
     idle, idle_wake = idle_maker(observed.pods, now)
     status = _status(spec, desired, observed, counts, now, observed.blocked or idle)
-    actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Degraded"}))
+    actions += conditions.transitions(observed.status.conditions, status.conditions, WARNINGS)
+    actions += reflection(spec.replicas, observed.reflected, status.desired_replicas, status.replicas)
     # What blocks a pool ends with an event; until then nothing can be done about its size.
     moving = partial or gone or (status.replicas != status.desired_replicas and observed.blocked is None)
     wait = soonest(SETTLE_SECONDS if moving else wake, _next_age(spec, observed.pods, now), idle_wake)
@@ -144,7 +154,7 @@ def _change_members(
     actions: list[Action] = []
     partial = False
     left = min(LARGEST_BATCH, spec.scale.refill_rate if observed.allowance is None else observed.allowance)
-    most = dict(zip(desired.members, _most(spec, list(desired.members)), strict=True))
+    most = dict(zip(desired.members, _most(spec, observed, list(desired.members)), strict=True))
     for variant, manifest in desired.members.items():
         pods = _members_of(observed.pods, variant)
         limits = _limits(spec, counts[variant], most[variant], left)
@@ -181,7 +191,8 @@ def _counts(
         return dict.fromkeys(variants, 0), {}, None
     weights = _weights(spec, variants)
     if spec.replicas is not None:
-        return dict(zip(variants, sizing.split_by_weight(spec.replicas, weights), strict=True)), {}, None
+        size = min(spec.replicas, _bound(spec, observed))
+        return dict(zip(variants, sizing.split_by_weight(size, weights), strict=True)), {}, None
     floors = sizing.split_by_weight(spec.scale.min, weights)
     ceilings = sizing.split_by_weight(spec.scale.max, weights)
     counts, kept, wake = {}, {}, None
@@ -244,9 +255,13 @@ def _plan_members(
     )
 
 
-def _most(spec: EnvironmentPoolSpec, variants: list[str]) -> list[int]:
+def _bound(spec: EnvironmentPoolSpec, observed: PoolObserved) -> int:
+    return spec.scale.max if observed.scaled else max(spec.scale.max, spec.replicas or 0)
+
+
+def _most(spec: EnvironmentPoolSpec, observed: PoolObserved, variants: list[str]) -> list[int]:
     """Members per variant that are never exceeded, not by surge either."""
-    return sizing.split_by_weight(max(spec.scale.max, spec.replicas or 0), _weights(spec, variants))
+    return sizing.split_by_weight(_bound(spec, observed), _weights(spec, variants))
 
 
 def _limits(spec: EnvironmentPoolSpec, count: int, most: int, allowance: int) -> Limits:
@@ -322,10 +337,14 @@ def _status(
         usage=_usage(reading.usage, observed.status.usage),
     )
     policies, _ = policies_applied(desired.children, observed.children, observed.status.conditions, now)
-    verdicts = [*_verdicts(spec, observed, status, blocked), *policies]
+    verdicts = [*_verdicts(spec, observed, status, blocked), *policies, *_limited(spec, observed)]
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )
+
+
+def _limited(spec: EnvironmentPoolSpec, observed: PoolObserved) -> list[Verdict]:
+    return scaling_limited(spec.replicas, _bound(spec, observed), "spec.scale.max", observed.status.conditions)
 
 
 def _usage(read: PoolUsage, told: PoolUsage) -> PoolUsage:
