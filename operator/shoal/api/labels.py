@@ -16,6 +16,9 @@ OWNER_UID = "rl.shoal.dev/owner-uid"
 SPEC_HASH = "rl.shoal.dev/spec-hash"
 """Annotation: hash of the object as built, so that an unchanged object is never written again."""
 
+LAID_UNDER = "rl.shoal.dev/laid-under"
+"""Annotation of a helper: hash of the placement that it took over, by which one that no node takes is made anew."""
+
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 """Kueue's own label: the LocalQueue that a job waits in."""
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"

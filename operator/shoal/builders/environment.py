@@ -16,6 +16,7 @@ from shoal.api.v1alpha1.environmentpool import (
     Variant,
 )
 from shoal.builders.defaults import restricted
+from shoal.builders.helpers import helper_template
 from shoal.builders.images import Images
 from shoal.builders.owner import Owner
 from shoal.builders.pods import PodPlan, build_pod
@@ -59,6 +60,7 @@ def build_broker(owner: Owner, spec: EnvironmentPoolSpec, images: Images) -> Man
                 Role.AGENT: owner.secret_for(Role.AGENT),
             },
             name=owner.service(Role.BROKER),
+            template=helper_template(spec.helpers),
         ),
         images,
     )

@@ -8,6 +8,7 @@ from shoal.api.services.models import InFlightPolicy
 from shoal.api.services.roles.engine import EngineConfig
 from shoal.api.services.roles.gateway import GatewayConfig
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetSpec, WorkerGroup
+from shoal.builders.helpers import helper_template
 from shoal.builders.images import Images
 from shoal.builders.owner import Owner
 from shoal.builders.pods import PodPlan, build_pod
@@ -58,6 +59,7 @@ def build_gateway(owner: Owner, spec: RolloutFleetSpec, images: Images) -> Manif
                 Role.AGENT: owner.secret_for(Role.AGENT),
             },
             name=owner.service(Role.GATEWAY),
+            template=helper_template(spec.helpers),
             volumes=volumes,
             mounts=mounts,
         ),

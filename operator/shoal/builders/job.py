@@ -15,6 +15,7 @@ from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.builders.children import build_resource
 from shoal.builders.environment import pool_owner
 from shoal.builders.fleet import fleet_owner
+from shoal.builders.helpers import helper_template
 from shoal.builders.images import Images
 from shoal.builders.owner import Owner
 from shoal.builders.pods import PodPlan, build_pod
@@ -59,14 +60,22 @@ def build_owned(owner: Owner, spec: RLJobSpec, *, resting: bool) -> list[Manifes
         fleet = spec.fleet.template.spec.to_json()
         fleet.setdefault("model", spec.model.to_json())
         fleet.setdefault("storage", spec.storage.to_json())
+        _lend(spec, fleet)
         fleet["suspend"] = resting or fleet.get("suspend", False)
         owned.append(build_resource(owner, API_VERSION, "RolloutFleet", fleet_name(owner.name, spec), fleet))
     for source in spec.environments:
         if source.template is not None:
             pool = source.template.spec.to_json()
+            _lend(spec, pool)
             pool["suspend"] = resting or pool.get("suspend", False)
             owned.append(build_resource(owner, API_VERSION, "EnvironmentPool", pool_name(owner.name, source), pool))
     return owned
+
+
+def _lend(spec: RLJobSpec, owned: Manifest) -> None:
+    """Give an owned pool or fleet the job's `helpers` where it has none of its own."""
+    if spec.helpers is not None:
+        owned.setdefault("helpers", spec.helpers.to_json())
 
 
 def build_data(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
@@ -101,7 +110,7 @@ def build_data(owner: Owner, spec: RLJobSpec, images: Images) -> Manifest:
         name=owner.service(Role.DATA),
         volumes=volumes,
         mounts=mounts,
-        template=spec.data.template,
+        template=helper_template(spec.helpers, spec.data.template),
         spec=_priority(spec),
     )
     return build_pod(owner, plan, images)

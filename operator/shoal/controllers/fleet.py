@@ -17,6 +17,7 @@ from shoal.api.v1alpha1.rolloutfleet import (
 )
 from shoal.builders import fleet
 from shoal.builders.children import build_service, build_tokens
+from shoal.builders.helpers import placed_helper
 from shoal.builders.network import fleet_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context
@@ -81,7 +82,11 @@ class FleetController(KindController[RolloutFleetSpec, FleetDesired, FleetObserv
                 build_service(owner, Role.GATEWAY),
                 *fleet_policies(owner, context.network),
             ),
-            gateway=fleet.build_gateway(owner, spec, context.images),
+            gateway=placed_helper(
+                fleet.build_gateway(owner, spec, context.images),
+                Role.GATEWAY,
+                [group.template for group in spec.worker_groups],
+            ),
             engines=fleet.build_engines(owner, spec, context.images, engine),
             selector=fleet.engine_selector(owner.name),
             endpoint=owner.url(Role.GATEWAY, PORTS[Role.GATEWAY]),

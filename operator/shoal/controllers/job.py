@@ -19,6 +19,7 @@ from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetStatus
 from shoal.builders import job
 from shoal.builders.children import build_service, build_tokens
+from shoal.builders.helpers import placed_helper
 from shoal.builders.network import job_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context
@@ -137,7 +138,9 @@ def build(owner: Owner, spec: RLJobSpec, context: Context, ray: RayView = NO_CLU
     return JobDesired(
         children=children(resting=False),
         resting=children(resting=True),
-        data=job.build_data(owner, spec, context.images),
+        data=placed_helper(
+            job.build_data(owner, spec, context.images), Role.DATA, [spec.agents.template, spec.trainer.template]
+        ),
         trainer=job.build_trainer(owner, trains, context.images, ray.address),
         agent=job.build_agent(owner, spec, context.images),
         agents=spec.agents.replicas,

@@ -10,6 +10,7 @@ from shoal.api.tolerant import read_status
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus, PoolUsage
 from shoal.builders import environment
 from shoal.builders.children import build_service, build_tokens
+from shoal.builders.helpers import placed_helper
 from shoal.builders.network import pool_policies
 from shoal.builders.owner import Owner
 from shoal.controllers.context import Context
@@ -86,7 +87,7 @@ class PoolController(KindController[EnvironmentPoolSpec, PoolDesired, PoolObserv
                 build_service(owner, Role.BROKER),
                 *pool_policies(owner, spec.isolation, context.network),
             ),
-            broker=environment.build_broker(owner, spec, context.images),
+            broker=placed_helper(environment.build_broker(owner, spec, context.images), Role.BROKER, [spec.template]),
             members=environment.build_members(owner, spec, context.images, member),
             selector=environment.member_selector(owner.name),
             endpoint=owner.url(Role.BROKER, PORTS[Role.BROKER]),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from shoal.api.labels import MAIN, ROLE, SPEC_HASH, VARIANT, WORKER_GROUP
+from shoal.api.labels import LAID_UNDER, MAIN, ROLE, SPEC_HASH, VARIANT, WORKER_GROUP
 from shoal.planner.times import parse_timestamp
 
 T = TypeVar("T")
@@ -70,6 +70,7 @@ class PodView:
     since: float = 0.0
     waiting: str = ""
     gated: bool = False
+    laid_under: str = ""
     unschedulable: str = ""
     trouble: Trouble | None = None
     obstacle: Trouble | None = None
@@ -131,6 +132,7 @@ def view(pod: dict[str, Any]) -> PodView:
         uid=metadata["uid"],
         role=labels.get(ROLE, ""),
         spec_hash=annotations.get(SPEC_HASH, ""),
+        laid_under=annotations.get(LAID_UNDER, ""),
         phase=_phase(status, main, spec.get("restartPolicy", "Always")),
         ready=ready.get("status") == "True",
         deleting=ended is not None,

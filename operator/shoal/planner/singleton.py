@@ -7,7 +7,7 @@ are no such writers: members and engines hold the truth, so one on a node that a
 
 from collections.abc import Sequence
 
-from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.labels import LAID_UNDER, SPEC_HASH, Role
 from shoal.planner.actions import Action, CreatePod, DeletePod, Manifest
 from shoal.planner.observed import Expected, PodView
 
@@ -52,6 +52,9 @@ def plan_singleton(
             actions.append(DeletePod(role, pod.name, pod.uid, "NotWanted"))
         elif pod.spec_hash != current:
             actions.append(DeletePod(role, pod.name, pod.uid, "TemplateChanged"))
+        elif pod.unschedulable and pod.laid_under != manifest["metadata"]["annotations"].get(LAID_UNDER, ""):
+            # It has not run yet, and with the placement that it takes over now a node may have it.
+            actions.append(DeletePod(role, pod.name, pod.uid, "PlacementChanged"))
         elif pod.finished and not (keep_finished and pod.phase == "Succeeded"):
             actions.append(DeletePod(role, pod.name, pod.uid, "Finished"))
     return actions

@@ -100,6 +100,46 @@ class PodTemplate(ApiModel):
     )
 
 
+class HelperPods(ApiModel):
+    """Resources and placement of helper pods: broker, gateway, data manager.
+
+    What is not set comes from the pods that they serve (tolerations, image pull secrets, priority class) or from Shoal
+    (resources).
+    """
+
+    resources: FreeForm = Field(
+        default_factory=dict,
+        description="Requests and limits of the helper's container. Not set: modest requests and generous limits.",
+    )
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Node labels that helpers need.")
+    tolerations: list[FreeForm] = Field(
+        default_factory=list,
+        description="Taints that helpers tolerate. Not set: those of the pods that they serve.",
+        max_length=64,
+    )
+    affinity: FreeForm = Field(default_factory=dict, description="A core/v1 Affinity.")
+    priority_class_name: (
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=253,
+                description="PriorityClass of helpers. Not set: that of the pods that they serve.",
+            ),
+        ]
+        | None
+    ) = None
+    image_pull_secrets: list[FreeForm] = Field(
+        default_factory=list,
+        description="Secrets to pull images with, as `- name: …`. Not set: those of the pods that they serve.",
+        max_length=16,
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """As a part of a PodSpec: what is set and not empty."""
+        return {key: value for key, value in super().to_json().items() if value}
+
+
 class ObjectRef(ApiModel):
     """An object of the same namespace, by name."""
 

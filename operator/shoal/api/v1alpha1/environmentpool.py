@@ -11,6 +11,7 @@ from shoal.api.v1alpha1.common import (
     CountOrPercent,
     Duration,
     FreeForm,
+    HelperPods,
     Name,
     PodTemplate,
     PositiveDuration,
@@ -211,6 +212,7 @@ class EnvironmentPoolSpec(ApiModel):
         Field(description="Pod: made by Shoal. AgentSandbox: by kubernetes-sigs/agent-sandbox, from one Sandbox each."),
     ] = MemberBackend.POD
     template: PodTemplate = Field(default_factory=PodTemplate)
+    helpers: HelperPods | None = Field(None, description="Resources and placement of the broker.")
     isolation: Isolation = Field(default_factory=Isolation)
     lifecycle: Lifecycle = Field(default_factory=Lifecycle)
     lease: LeasePolicy = Field(default_factory=LeasePolicy)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from shoal.api.base import ApiModel
 from shoal.api.markers import Cel, Column, ListMap, Resource, immutable
-from shoal.api.v1alpha1.common import Decimal, ModelSpec, SharedStorage, name_rules
+from shoal.api.v1alpha1.common import Decimal, HelperPods, ModelSpec, SharedStorage, name_rules
 from shoal.api.v1alpha1.jobagents import Agents
 from shoal.api.v1alpha1.jobdata import Data
 from shoal.api.v1alpha1.jobplanes import EnvironmentSource, FleetSource
@@ -55,6 +55,10 @@ class RLJobSpec(ApiModel):
     agents: Agents = Field(default_factory=Agents)
     data: Data = Field(default_factory=Data)
     trainer: Trainer
+    helpers: HelperPods | None = Field(
+        None,
+        description="Resources and placement of the data manager, and of owned pools' and fleets' helpers.",
+    )
     storage: SharedStorage
     seed: Annotated[
         int, Field(ge=0, le=2_147_483_647, description="Seed of everything that is drawn at random by Shoal itself.")

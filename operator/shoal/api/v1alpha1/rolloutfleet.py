@@ -10,6 +10,7 @@ from shoal.api.markers import Cel, Column, ListMap, Resource, Scale
 from shoal.api.v1alpha1.common import (
     CountOrPercent,
     Duration,
+    HelperPods,
     ModelSpec,
     Name,
     PodTemplate,
@@ -167,6 +168,7 @@ class RolloutFleetSpec(ApiModel):
     weights: WeightsPolicy = Field(default_factory=WeightsPolicy)
     routing: Routing = Field(default_factory=Routing)
     autoscale: FleetAutoscale = Field(default_factory=FleetAutoscale)
+    helpers: HelperPods | None = Field(None, description="Resources and placement of the gateway.")
     storage: SharedStorage | None = None
     suspend: Annotated[bool, Field(description="Remove all engines; the resource stays.")] = False
 

@@ -162,20 +162,35 @@ def pod_sets_of(owner: Owner, spec: RLJobSpec, images: Images) -> list[PodSet]:
     services: list[Manifest] = []
     if spec.fleet.template is not None:
         template = spec.fleet.template.spec.to_json()
-        fleet = RolloutFleetSpec.model_validate({"model": spec.model.to_json(), **template})
+        fleet = RolloutFleetSpec.model_validate({"model": spec.model.to_json(), **_helpers(spec), **template})
         name = fleet_owner(fleet_name(owner.name, spec), owner.namespace, "")
         services.append(build_gateway(name, fleet, images))
         sets += _engines(name, fleet, images)
     for source in spec.environments:
         if source.template is not None:
             pool = source.template.spec
+            if pool.helpers is None:
+                pool = pool.model_copy(update={"helpers": spec.helpers})
             name = pool_owner(pool_name(owner.name, source), owner.namespace, "")
             services.append(build_broker(name, pool, images))
             sets.append(_members(f"members-{source.name}", name, pool, images))
-    if services:
-        # Gateways and brokers are alike to a queue: no template of the user's shapes them.
-        sets.append(PodSet("services", len(services), services[0], len(services)))
-    return [each for each in sets if each.count]
+    return [each for each in (*sets, *_services(services)) if each.count]
+
+
+def _helpers(spec: RLJobSpec) -> Manifest:
+    """What an owned fleet takes from the job, unless it has its own."""
+    return {} if spec.helpers is None else {"helpers": spec.helpers.to_json()}
+
+
+def _services(pods: list[Manifest]) -> list[PodSet]:
+    """Gateways and brokers, in one set where no `helpers` tells them apart."""
+    alike: dict[str, list[Manifest]] = {}
+    for pod in pods:
+        alike.setdefault(spec_hash(_template(pod)), []).append(pod)
+    return [
+        PodSet("services" if number == 1 else f"services-{number}", len(group), group[0], len(group))
+        for number, group in enumerate(alike.values(), start=1)
+    ]
 
 
 def _engines(owner: Owner, fleet: RolloutFleetSpec, images: Images) -> list[PodSet]:
