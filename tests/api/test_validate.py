@@ -1,5 +1,7 @@
 """Offline validation agrees with the API server on every case that needs no older object."""
 
+from typing import Any
+
 import pytest
 
 from shoal.api.validate import validate_manifest
@@ -52,3 +54,42 @@ def test_knows_kind_and_version() -> None:
 )
 def test_names_what_is_wrong_with_metadata(metadata: object, path: str) -> None:
     assert [problem.path for problem in validate_manifest({**JOB, "metadata": metadata})] == [path]
+
+
+def environment_pool(protocol: str, config: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    environment = {"protocol": protocol, "entrypoint": "x:y", "config": config}
+    return {
+        "apiVersion": "rl.shoal.dev/v1alpha1",
+        "kind": "EnvironmentPool",
+        "metadata": {"name": "pool"},
+        "spec": {"environment": environment, **spec},
+    }
+
+
+@pytest.mark.parametrize(
+    ("protocol", "config", "path", "words"),
+    [
+        ("Gymnasium", {"actoins": {"up": 1}}, "actoins", "is no field; there are: actionPattern, actionPick, actions"),
+        ("Gymnasium", {"observation": {"templat": "x"}}, "observation.templat", "attributes, first, images"),
+        ("Gymnasium", {"maxEpisodeSteps": 0}, "maxEpisodeSteps", "greater than or equal to 1"),
+        ("TextArena", {"invalidAction": {"rewrad": 1}}, "invalidAction.rewrad", "reward, terminated, text"),
+        ("OpenEnv", {"actionField": 3}, "actionField", "valid string"),
+    ],
+)
+def test_a_wrong_configuration_of_an_environment_is_named(
+    protocol: str, config: dict[str, Any], path: str, words: str
+) -> None:
+    (problem,) = validate_manifest(environment_pool(protocol, config))
+    assert problem.path == f"spec.environment.config.{path}"
+    assert words in problem.message
+
+
+def test_an_own_protocols_configuration_is_its_own_affair() -> None:
+    assert validate_manifest(environment_pool("package:Doors", {"anything": 1})) == []
+    assert validate_manifest(environment_pool("Gymnasum", {})) != []
+
+
+def test_a_variants_configuration_is_checked_over_the_pools() -> None:
+    variants = [{"name": "a", "config": {"kwargs": {}}}, {"name": "b", "config": {"kwargz": {}}}]
+    (problem,) = validate_manifest(environment_pool("Gymnasium", {"actions": {"up": 1}}, variants=variants))
+    assert problem.path == "spec.variants[1].config.kwargz"

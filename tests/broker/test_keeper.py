@@ -11,6 +11,7 @@ import pytest
 from shoal.api.services.leases import Lease, LeaseRenewed
 from shoal_workers.broker.client import BrokerClient
 from shoal_workers.service import ProblemError
+from shoal_workers.service.server import listen, url_of
 
 TTL = 0.8
 AWAY = ProblemError("unreachable", "nobody listens", status=503)
@@ -99,3 +100,12 @@ async def test_a_cancellation_at_the_end_of_the_block_is_not_swallowed() -> None
     holding.cancel()
     await asyncio.wait({holding}, timeout=10)
     assert holding.cancelled()
+
+
+async def test_a_broker_that_cannot_be_reached_is_not_one_without_free_slots() -> None:
+    listener = listen("127.0.0.1", 0)
+    url = url_of(listener)
+    listener.close()
+    async with BrokerClient(url, holder="h") as client:
+        with pytest.raises(TimeoutError, match=r"the broker gave no answer .*unreachable"):
+            await client.acquire("a", timeout=0.2)

@@ -233,3 +233,31 @@ def test_templates() -> None:
     assert unravel(11, [3, 4]) == [2, 3]
     with pytest.raises(ValueError, match="outside"):
         unravel(12, [3, 4])
+
+
+def test_a_protocol_of_your_own_is_found_by_package_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_protocol.py").write_text(
+        textwrap.dedent(
+            """
+            from shoal_workers.environment.adapter import Backend
+
+            def Doors(source):
+                return Backend(f"doors {source.config['count']}", create=lambda: None)
+
+            def Nothing(source):
+                return None
+            """
+        )
+    )
+    info = tmp_path / "own_dist-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-dist\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[shoal.environments]\nGates = own_protocol:Doors\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("own_protocol:Doors", "own-dist:Gates"):
+        backend = resolve(EnvironmentSource(protocol=name, config={"count": 3}))
+        assert backend.name == "doors 3"
+    with pytest.raises(ConfigurationError, match="did not give a Backend but NoneType"):
+        resolve(EnvironmentSource(protocol="own_protocol:Nothing"))
+    with pytest.raises(ConfigurationError, match=r"environment\.protocol: own_protocol:Gone"):
+        resolve(EnvironmentSource(protocol="own_protocol:Gone"))

@@ -13,9 +13,11 @@ from pydantic import BaseModel, ValidationError
 
 from shoal.api.base import ApiModel
 from shoal.api.markers import Cel, ListMap, StrategyGroup
+from shoal.api.services.roles.environmentconfig import wrong_config
 from shoal.api.strategies import wrong_parameters
 from shoal.api.v1alpha1 import API_VERSION, GROUP, KINDS
 from shoal.api.v1alpha1.common import Strategy
+from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec
 
 Json = dict[str, Any]
 
@@ -94,6 +96,8 @@ def _metadata(metadata: Any) -> Iterator[Problem]:
 
 def _walk(value: Any, path: str) -> Iterator[Problem]:
     """Broken rules of a model and of everything below it."""
+    if isinstance(value, EnvironmentPoolSpec):
+        yield from _environment(value, path)
     if isinstance(value, ApiModel):
         yield from _broken(getattr(value, "cel", ()), value.to_json(), path)
         for name, info in type(value).model_fields.items():
@@ -107,6 +111,17 @@ def _walk(value: Any, path: str) -> Iterator[Problem]:
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _walk(item, f"{path}[{index}]")
+
+
+def _environment(spec: EnvironmentPoolSpec, path: str) -> Iterator[Problem]:
+    """What the adapter of a built-in protocol would refuse in `environment.config` and the variants' over it."""
+    protocol, config = spec.environment.protocol, spec.environment.config
+    base = wrong_config(protocol, config)
+    yield from (Problem(f"{path}.environment.config.{field}", words) for field, words in base)
+    for index, variant in enumerate(spec.variants):
+        for field, words in wrong_config(protocol, {**config, **variant.config}):
+            if (field, words) not in base:
+                yield Problem(f"{path}.variants[{index}].config.{field}", words)
 
 
 def _duplicates(items: list[ApiModel], keys: tuple[str, ...], path: str) -> Iterator[Problem]:

@@ -9,10 +9,10 @@ from shoal.api.services.roles.broker import BrokerConfig
 from shoal.api.services.roles.environment import EnvironmentConfig, EnvironmentSource, LifecycleConfig
 from shoal.api.v1alpha1.common import seconds
 from shoal.api.v1alpha1.environmentpool import (
+    OPENENV,
     EnvironmentPoolSpec,
     Lifecycle,
     LifecycleMode,
-    Protocol,
     Variant,
 )
 from shoal.builders.defaults import restricted
@@ -87,7 +87,7 @@ OPENENV_PORT = 8000
 def _build_member(owner: Owner, spec: EnvironmentPoolSpec, variant: Variant, images: Images) -> Manifest:
     image = variant.image or spec.environment.image
     entrypoint = variant.entrypoint or spec.environment.entrypoint
-    beside = spec.environment.protocol is Protocol.OPENENV and entrypoint is None
+    beside = spec.environment.protocol == OPENENV and entrypoint is None
     ephemeral = spec.lifecycle.mode is LifecycleMode.EPHEMERAL
     config = EnvironmentConfig(
         port=PORTS[Role.ENVIRONMENT],

@@ -1,8 +1,12 @@
 """The API reference (Markdown), from the same definitions as crds/."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
+from shoal.api.services.roles.environmentconfig import CONFIGURATIONS
 from shoal.api.v1alpha1.common import DURATION, POSITIVE_DURATION
 from shoal.crdgen import generate
 
@@ -18,6 +22,13 @@ of a list and `{{}}` for a value of a map. A required field has no default; any 
 is written like `90s`, `5m`, `1h30m` or `250ms`.
 """
 
+CONFIGURATION_INTRODUCTION = """\
+## environment.config
+
+What `spec.environment.config` of a pool (and `config` of a variant, merged over it) may hold. `shoal validate` names
+each field that is wrong, and the member does at its start. A protocol of your own takes what its adapter takes.
+"""
+
 
 def page() -> str:
     """The whole page."""
@@ -26,7 +37,40 @@ def page() -> str:
     head = INTRODUCTION.format(
         group=first["group"], version=first["versions"][0]["name"], plural=first["names"]["plural"]
     )
-    return "\n".join([head, *(_kind(definition["spec"]) for definition in definitions)])
+    kinds = (_kind(definition["spec"]) for definition in definitions)
+    configurations = (_configuration(protocol, model) for protocol, model in CONFIGURATIONS.items())
+    return "\n".join([head, *kinds, CONFIGURATION_INTRODUCTION, *configurations])
+
+
+def _configuration(protocol: str, model: type[BaseModel]) -> str:
+    rows = "\n".join(_config_rows(model, ""))
+    words = (model.__doc__ or "").partition("\n\n")[2].strip()
+    about = [" ".join(words.split()), ""] if words else []
+    return "\n".join(
+        [
+            f"### environment.config of {protocol}",
+            "",
+            *about,
+            "| field | default | meaning |",
+            "|---|---|---|",
+            rows,
+            "",
+        ]
+    )
+
+
+def _config_rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """One row a field; the fields of a nested model after it."""
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{field.alias or name}"
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        inner = next((each for each in options if isinstance(each, type) and issubclass(each, BaseModel)), None)
+        default = field.get_default(call_default_factory=True)
+        shown = "" if inner is not None or default is None else f"`{json.dumps(default)}`"
+        meaning = field.description or " ".join((inner.__doc__ or "").split() if inner is not None else ())
+        yield f"| `{path}` | {shown} | {meaning.replace('|', chr(92) + '|')} |"
+        if inner is not None:
+            yield from _config_rows(inner, f"{path}.")
 
 
 def _kind(spec: Json) -> str:

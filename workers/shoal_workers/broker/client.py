@@ -69,21 +69,23 @@ class BrokerClient:
         that can never succeed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        failures = 0
+        failures, silence = 0, ""
         while True:
             wait = POLL_SECONDS if deadline is None else max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
             try:
                 answer = await self.ask(key, task=task, variant=variant, ttl=ttl, wait=wait)
-                failures = 0
+                failures, silence = 0, ""
             except ProblemError as error:
                 if error.name not in ("queue-full", "timeout") and error.status != 503:
                     raise
                 answer = None
                 failures += 1
+                silence = "" if error.name == "queue-full" else str(error)
             if isinstance(answer, Lease):
                 return answer
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"no environment was free within {timeout:g} s")
+                what = f"the broker gave no answer ({silence})" if silence else "no environment was free"
+                raise TimeoutError(f"{what} within {timeout:g} s")
             if failures:
                 await asyncio.sleep(backoff(failures))
 

@@ -18,13 +18,8 @@ from shoal.api.v1alpha1.common import (
     name_rules,
 )
 
-
-class Protocol(StrEnum):
-    """How the environment inside a member is reached."""
-
-    OPENENV = "OpenEnv"
-    GYMNASIUM = "Gymnasium"
-    TEXTARENA = "TextArena"
+OPENENV = "OpenEnv"
+"""The protocol that an image can serve by itself, without an entrypoint."""
 
 
 class EnvironmentSpec(ApiModel):
@@ -32,8 +27,8 @@ class EnvironmentSpec(ApiModel):
 
     cel: ClassVar[tuple[Cel, ...]] = (
         Cel(
-            "self.protocol == 'OpenEnv' || has(self.entrypoint)",
-            "entrypoint is required unless protocol is OpenEnv",
+            "self.protocol == 'OpenEnv' || self.protocol.contains(':') || has(self.entrypoint)",
+            "entrypoint is required unless protocol is OpenEnv or your own",
         ),
         Cel(
             "self.protocol != 'OpenEnv' || has(self.entrypoint) || has(self.image)",
@@ -41,7 +36,15 @@ class EnvironmentSpec(ApiModel):
         ),
     )
 
-    protocol: Annotated[Protocol, Field(description="How the environment is reached.")]
+    protocol: Annotated[
+        str,
+        Field(
+            max_length=253,
+            pattern=r"^(OpenEnv|Gymnasium|TextArena|[A-Za-z0-9][A-Za-z0-9_.-]*:[A-Za-z_][A-Za-z0-9_.]*)$",
+            description="How the environment is reached: OpenEnv, Gymnasium, TextArena, or package:Name, an adapter of "
+            "your own (an entry point `Name` of the distribution `package` in the group shoal.environments).",
+        ),
+    ]
     entrypoint: (
         Annotated[
             str,
@@ -59,7 +62,9 @@ class EnvironmentSpec(ApiModel):
         ]
         | None
     ) = None
-    config: FreeForm = Field(default_factory=dict, description="Passed to the adapter of the protocol.")
+    config: FreeForm = Field(
+        default_factory=dict, description="Passed to the adapter; see environment.config in the reference."
+    )
 
 
 class Variant(ApiModel):

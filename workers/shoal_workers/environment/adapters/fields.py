@@ -3,46 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, model_validator
-
+from shoal.api.services.roles.environmentconfig import ObservationSettings
 from shoal_workers.environment.adapters.pictures import check_size, split
-from shoal_workers.environment.adapters.settings import Settings
 from shoal_workers.environment.render import Template, as_text, unravel
-
-
-class ObservationSettings(Settings):
-    """How an observation is shown.
-
-    A picture, or any part of more than 1024 numbers, is no text: without `template` or `images` it is refused.
-
-    Names are given to the numbers in it: `names` for a vector (or, with `shape`, for the coordinates of a flat index);
-    `labels` turns a named number into a word; `attributes` adds fields read from the environment object. `template` is
-    the text of every observation and `first` that of a reset; without one, the fields or the value are written out.
-    Templates may use the names, the environment's own keys, `observation`, `turn`, `task` and `info`.
-    """
-
-    template: str | None = None
-    first: str | None = None
-    shape: list[int] = Field(default_factory=list)
-    names: list[str] = Field(default_factory=list)
-    labels: dict[str, list[str]] = Field(default_factory=dict)
-    attributes: dict[str, str] = Field(default_factory=dict)
-    images: bool = Field(
-        False,
-        description="Send pictures in the observation as PNG (`observation.images`), for harnesses that read them.",
-    )
-    precision: int = Field(3, ge=0, le=12, description="Decimals of numbers, where no template formats them.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.shape and len(self.names) != len(self.shape):
-            raise ValueError(f"names has {len(self.names)} entries, shape has {len(self.shape)}")
-        for text in (self.template, self.first):
-            if text is not None:
-                Template(text)
-        return self
 
 
 class Renderer:

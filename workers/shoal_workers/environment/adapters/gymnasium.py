@@ -7,9 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pydantic import Field
-
 from shoal.api.services.roles.environment import EnvironmentSource
+from shoal.api.services.roles.environmentconfig import GymnasiumSettings
 from shoal_workers.environment.actions import text_of
 from shoal_workers.environment.adapter import (
     Backend,
@@ -19,29 +18,11 @@ from shoal_workers.environment.adapter import (
     Step,
 )
 from shoal_workers.environment.adapters import gymapi, spaces
-from shoal_workers.environment.adapters.acting import ActionSettings
+from shoal_workers.environment.adapters.acting import counted, named
 from shoal_workers.environment.adapters.entrypoints import is_factory, load, load_library
-from shoal_workers.environment.adapters.fields import ObservationSettings, Renderer
-from shoal_workers.environment.adapters.settings import CONFIG_PATH, ENTRYPOINT_PATH, Settings, parse
+from shoal_workers.environment.adapters.fields import Renderer
+from shoal_workers.environment.adapters.settings import CONFIG_PATH, ENTRYPOINT_PATH, check_templates, parse
 from shoal_workers.service.config import ConfigurationError
-
-
-class RewardSettings(Settings):
-    """What is made of the environment's reward r: scale * r + step."""
-
-    scale: float = 1.0
-    step: float = 0.0
-
-
-class GymnasiumSettings(ActionSettings):
-    """`environment.config` of protocol Gymnasium."""
-
-    id: str | None = Field(None, description="Environment id; default: the entry point.")
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    max_episode_steps: int | None = Field(None, ge=1)
-    observation: ObservationSettings = Field(default_factory=ObservationSettings)
-    reward: RewardSettings = Field(default_factory=RewardSettings)
-
 
 Make = Callable[[Mapping[str, Any]], Any]
 
@@ -61,7 +42,7 @@ class GymnasiumAdapter(EnvironmentAdapter):
         self._kwargs: dict[str, Any] = dict(settings.kwargs)
         self._environment = make(self._kwargs)
         self._renderer = Renderer(settings.observation)
-        self._named = settings.named(self._numbered())
+        self._named = named(settings, self._numbered())
         self._turn = 0
         self._task: Mapping[str, Any] = {}
         self._last = Observation("")
@@ -84,7 +65,7 @@ class GymnasiumAdapter(EnvironmentAdapter):
         except InvalidActionError as error:
             if self._settings.invalid_action is None:
                 raise
-            return self._settings.invalid_action.apply(str(error), self._last)
+            return counted(self._settings.invalid_action, str(error), self._last)
         self._turn += 1
         observed, reward, terminated, truncated, info = gymapi.step(self._environment, value)
         self._last = self._observe(observed, info)
@@ -152,7 +133,8 @@ def backend(source: EnvironmentSource) -> Backend:
     identifier = settings.id or source.entrypoint
     if not identifier:
         raise ConfigurationError(ENTRYPOINT_PATH, "an environment id such as FrozenLake-v1 or module:factory is needed")
-    settings.named()
+    named(settings)
+    check_templates(settings.observation)
     load_library("gymnasium", "Gymnasium")
     if is_factory(identifier):
         # Not gymnasium's own wrapper, which takes environments of today's form only.

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pydantic import Field
-
 from shoal.api.addresses import bracketed
 from shoal.api.services.roles.environment import EnvironmentSource
+from shoal.api.services.roles.environmentconfig import OpenEnvSettings
 from shoal_workers.environment.actions import text_of
 from shoal_workers.environment.adapter import (
     Backend,
@@ -19,38 +18,14 @@ from shoal_workers.environment.adapter import (
     Observation,
     Step,
 )
-from shoal_workers.environment.adapters.acting import ActionSettings
+from shoal_workers.environment.adapters.acting import counted, named
 from shoal_workers.environment.adapters.entrypoints import is_factory, load, load_library
 from shoal_workers.environment.adapters.openenv_sessions import LocalSession, RemoteSession, Server, Session
-from shoal_workers.environment.adapters.settings import CONFIG_PATH, ENTRYPOINT_PATH, Settings, parse
-from shoal_workers.environment.render import Template, TemplateError, as_text
+from shoal_workers.environment.adapters.settings import CONFIG_PATH, ENTRYPOINT_PATH, check_templates, parse
+from shoal_workers.environment.render import Template, as_text
 from shoal_workers.service.config import ConfigurationError
 
 _RESERVED = frozenset({"seed", "episode_id"})
-
-
-class OpenEnvObservation(Settings):
-    """How an observation is shown: a template over its fields; default: its `text`, or all of it as JSON."""
-
-    template: str | None = None
-    first: str | None = None
-
-
-class OpenEnvSettings(ActionSettings):
-    """`environment.config` of protocol OpenEnv.
-
-    What a model wrote is sent as the field `actionField` of the action, beside `actionDefaults`; with `actions`, as the
-    action that it names (a mapping, or a value for that field). An action that is not of the form `{"text": ...}` is
-    sent as it is. Times are seconds.
-    """
-
-    action_field: str = "message"
-    action_defaults: dict[str, Any] = Field(default_factory=dict)
-    observation: OpenEnvObservation = Field(default_factory=OpenEnvObservation)
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="For module:factory.")
-    action: str | None = Field(None, description="module:Class of the action, for module:factory.")
-    connect_timeout: float = Field(10.0, gt=0)
-    message_timeout: float | None = Field(None, gt=0, description="None: the pool's limits of resets and steps.")
 
 
 class OpenEnvAdapter(EnvironmentAdapter):
@@ -59,7 +34,7 @@ class OpenEnvAdapter(EnvironmentAdapter):
     def __init__(self, settings: OpenEnvSettings, open_session: Callable[[], Session]) -> None:
         self._settings = settings
         self._open = open_session
-        self._named = settings.named()
+        self._named = named(settings)
         self._template = _template(settings.observation.template)
         self._first = _template(settings.observation.first) or self._template
         self._last = Observation("")
@@ -86,7 +61,7 @@ class OpenEnvAdapter(EnvironmentAdapter):
         except InvalidActionError as error:
             if self._settings.invalid_action is None:
                 raise
-            return self._settings.invalid_action.apply(str(error), self._last)
+            return counted(self._settings.invalid_action, str(error), self._last)
         self._last = self._observe(payload, self._template)
         done = bool(payload.get("done", False))
         truncated = done and bool(self._last.info.get("truncated", False))
@@ -146,12 +121,8 @@ class OpenEnvAdapter(EnvironmentAdapter):
 def backend(source: EnvironmentSource) -> Backend:
     """The configured adapter; raises ConfigurationError naming the wrong field."""
     settings = parse(OpenEnvSettings, source.config)
-    settings.named()
-    for name in ("template", "first"):
-        try:
-            _template(getattr(settings.observation, name))
-        except TemplateError as error:
-            raise ConfigurationError(f"{CONFIG_PATH}.observation.{name}", str(error)) from None
+    named(settings)
+    check_templates(settings.observation)
     entrypoint = bracketed(source.entrypoint or "")
     if is_factory(entrypoint):
         if settings.action is None:

@@ -9,15 +9,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from shoal.api.services.roles.environment import EnvironmentSource
+from shoal.api.services.roles.environmentconfig import TextArenaSettings
 from shoal_workers.environment.actions import text_of
 from shoal_workers.environment.adapter import Backend, EnvironmentAdapter, InvalidActionError, Observation, Step
-from shoal_workers.environment.adapters.acting import ActionSettings
+from shoal_workers.environment.adapters.acting import counted, named
 from shoal_workers.environment.adapters.entrypoints import is_factory, load, load_library
 from shoal_workers.environment.adapters.fields import grid_text, plain
-from shoal_workers.environment.adapters.settings import CONFIG_PATH, ENTRYPOINT_PATH, Settings, parse
+from shoal_workers.environment.adapters.settings import CONFIG_PATH, ENTRYPOINT_PATH, check_templates, parse
 from shoal_workers.environment.render import Template
 from shoal_workers.service.config import ConfigurationError
 
@@ -30,27 +29,6 @@ PLAYER = 0
 _GLOBAL_RANDOM = threading.Lock()
 
 
-class TextSettings(Settings):
-    """How the game's messages are shown.
-
-    `kinds` keeps only messages of these TextArena observation types (PROMPT, GAME_BOARD, GAME_MESSAGE, GAME_ADMIN, …;
-    empty: all but the player's own moves). `template` replaces the text by one made of `text` (the kept messages),
-    `turn`, `task` and the fields of the game's state.
-    """
-
-    kinds: list[str] = Field(default_factory=list)
-    template: str | None = None
-    first: str | None = None
-
-
-class TextArenaSettings(ActionSettings):
-    """`environment.config` of protocol TextArena. `actions` maps names to what is sent to the game; empty: the text."""
-
-    id: str | None = None
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    observation: TextSettings = Field(default_factory=TextSettings)
-
-
 class TextArenaAdapter(EnvironmentAdapter):
     """One single-player game. A task may carry `kwargs`, merged over the configured ones."""
 
@@ -59,7 +37,7 @@ class TextArenaAdapter(EnvironmentAdapter):
         self._make = make
         self._kwargs: dict[str, Any] = dict(settings.kwargs)
         self._game = make(self._kwargs)
-        self._named = settings.named()
+        self._named = named(settings)
         self._template = _template(settings.observation.template)
         self._first = _template(settings.observation.first) or self._template
         self._kinds = frozenset(settings.observation.kinds)
@@ -89,7 +67,7 @@ class TextArenaAdapter(EnvironmentAdapter):
         except InvalidActionError as error:
             if self._settings.invalid_action is None:
                 raise
-            return self._settings.invalid_action.apply(str(error), self._last)
+            return counted(self._settings.invalid_action, str(error), self._last)
         self._turn += 1
         with self._own_random():
             done, info = self._game.step(action=sent)
@@ -154,7 +132,8 @@ def backend(source: EnvironmentSource) -> Backend:
     identifier = settings.id or source.entrypoint
     if not identifier:
         raise ConfigurationError(ENTRYPOINT_PATH, "a game's id such as FrozenLake-v0 or module:factory is needed")
-    settings.named()
+    named(settings)
+    check_templates(settings.observation)
     library = load_library("textarena", "TextArena")
     for index, kind in enumerate(settings.observation.kinds):
         if kind not in library.ObservationType.__members__:
