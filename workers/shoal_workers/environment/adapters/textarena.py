@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal.api.services.roles.environment import EnvironmentSource
 from shoal.api.services.roles.environmentconfig import TextArenaSettings
@@ -17,16 +14,12 @@ from shoal_workers.environment.adapters.acting import counted, named
 from shoal_workers.environment.adapters.entrypoints import is_factory, load, load_library
 from shoal_workers.environment.adapters.fields import grid_text, plain
 from shoal_workers.environment.adapters.settings import CONFIG_PATH, ENTRYPOINT_PATH, check_templates, parse
+from shoal_workers.environment.adapters.textdata import MissingDataError, no_downloads
+from shoal_workers.environment.generators import seed_globals
 from shoal_workers.environment.render import Template
 from shoal_workers.service.config import ConfigurationError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 PLAYER = 0
-
-# TextArena draws from Python's global generator, which all slots of a process share.
-_GLOBAL_RANDOM = threading.Lock()
 
 
 class TextArenaAdapter(EnvironmentAdapter):
@@ -41,7 +34,6 @@ class TextArenaAdapter(EnvironmentAdapter):
         self._template = _template(settings.observation.template)
         self._first = _template(settings.observation.first) or self._template
         self._kinds = frozenset(settings.observation.kinds)
-        self._random = random.Random().getstate()
         self._turn = 0
         self._task: Mapping[str, Any] = {}
         self._last = Observation("")
@@ -53,9 +45,9 @@ class TextArenaAdapter(EnvironmentAdapter):
             self._game, self._kwargs = self._make(kwargs), kwargs
         self._turn, self._task = 0, task
         if seed is not None:
-            self._random = random.Random(seed).getstate()
-        with self._own_random():
-            self._game.reset(num_players=1, seed=seed)
+            # Games draw from Python's global generator, of which each slot has its own.
+            seed_globals(seed)
+        self._game.reset(num_players=1, seed=seed)
         self._last = self._observe({})
         return self._last
 
@@ -69,8 +61,7 @@ class TextArenaAdapter(EnvironmentAdapter):
                 raise
             return counted(self._settings.invalid_action, str(error), self._last)
         self._turn += 1
-        with self._own_random():
-            done, info = self._game.step(action=sent)
+        done, info = self._game.step(action=sent)
         if not done:
             self._last = self._observe(info)
             return Step(self._last)
@@ -91,7 +82,8 @@ class TextArenaAdapter(EnvironmentAdapter):
     def _observe(self, info: Mapping[str, Any]) -> Observation:
         messages = self._state.observations.get(PLAYER, [])
         self._state.observations[PLAYER] = []
-        kept = [message for sender, message, kind in messages if self._shown(sender, kind.name)]
+        named = [_named(*message) for message in messages]
+        kept = [text for sender, text, kind in named if self._shown(sender, kind)]
         text = "\n".join(part.strip("\n") for part in kept)
         template = self._first if self._turn == 0 else self._template
         if template is not None:
@@ -110,16 +102,12 @@ class TextArenaAdapter(EnvironmentAdapter):
             game = game.env
         return game.state
 
-    @contextmanager
-    def _own_random(self) -> Iterator[None]:
-        with _GLOBAL_RANDOM:
-            others = random.getstate()
-            random.setstate(self._random)
-            try:
-                yield
-            finally:
-                self._random = random.getstate()
-                random.setstate(others)
+
+def _named(sender: int, message: Any, kind: Any) -> tuple[int, str, str]:
+    """A message with its kind's name. Some games of 0.7 swap the two: the text is where the kind belongs."""
+    if isinstance(kind, str):
+        return sender, kind, "GAME_MESSAGE"
+    return sender, str(message), kind.name
 
 
 def _template(text: str | None) -> Template | None:
@@ -135,6 +123,7 @@ def backend(source: EnvironmentSource) -> Backend:
     named(settings)
     check_templates(settings.observation)
     library = load_library("textarena", "TextArena")
+    no_downloads()
     for index, kind in enumerate(settings.observation.kinds):
         if kind not in library.ObservationType.__members__:
             known = ", ".join(library.ObservationType.__members__)
@@ -147,6 +136,10 @@ def _create(settings: TextArenaSettings, make: Callable[[Mapping[str, Any]], Any
     try:
         adapter = TextArenaAdapter(settings, make)
         adapter.reset(0, {})
+    except LookupError as error:
+        if isinstance(error, MissingDataError) or "nltk" in type(error).__module__ or "NLTK" in str(error):
+            raise ConfigurationError(ENTRYPOINT_PATH, " ".join(str(error).split())[:600]) from None
+        raise
     except TypeError as error:
         raise ConfigurationError(f"{CONFIG_PATH}.kwargs", str(error)) from None
     except AssertionError as error:
