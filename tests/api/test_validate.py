@@ -93,3 +93,11 @@ def test_a_variants_configuration_is_checked_over_the_pools() -> None:
     variants = [{"name": "a", "config": {"kwargs": {}}}, {"name": "b", "config": {"kwargz": {}}}]
     (problem,) = validate_manifest(environment_pool("Gymnasium", {"actions": {"up": 1}}, variants=variants))
     assert problem.path == "spec.variants[1].config.kwargz"
+
+
+def test_a_spec_that_no_api_server_stores_is_refused_with_its_size() -> None:
+    tasks = [{"prompt": "p" * 2000} for _ in range(800)]
+    (problem,) = validate_manifest(changed("RLJob", "spec.data", {"tasks": {"inline": tasks}}))
+    assert problem.path == "spec"
+    assert "1,400,000" in problem.message
+    assert validate_manifest(changed("RLJob", "spec.data", {"tasks": {"inline": tasks[:600]}})) == []

@@ -251,6 +251,20 @@ async def test_the_scale_subresource_is_true_and_holds_to_the_bound(
     await bench.until(lambda: scale(4), "and the subresource follows (nothing shrinks without a broker's report)")
 
 
+async def test_a_job_of_many_tasks_has_them_in_a_secret(bench: Bench) -> None:
+    tasks = [{"id": number, "prompt": "p" * 300} for number in range(600)]
+    await bench.apply(RL_JOBS, changed("RLJob", "spec.data", {"tasks": {"inline": tasks}}))
+    await bench.until(lambda: _count(bench, "data", 1), "the data manager")
+    secret = await bench.client.get(SECRETS, "sample-job-data-config-0", bench.namespace)
+    await bench.client.patch(SECRETS, "sample-job-data-config-0", {"data": {"config": "e30="}}, bench.namespace)
+
+    async def repaired() -> bool:
+        now = await bench.client.get(SECRETS, "sample-job-data-config-0", bench.namespace)
+        return bool(now["data"] == secret["data"])
+
+    await bench.until(repaired, "an edited configuration is repaired")
+
+
 async def test_a_pool_is_filled_scaled_replaced_and_collected(bench: Bench) -> None:
     await bench.apply(ENVIRONMENT_POOLS, pinned(3))
 

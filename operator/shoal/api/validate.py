@@ -3,6 +3,7 @@
 Rules that compare with an older object are left to the API server, which alone has one.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec
 Json = dict[str, Any]
 
 
+LARGEST_SPEC = 1_400_000
+"""Bytes of a spec: etcd refuses a request of 1.5 MiB, and the API server adds its own records to the object."""
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 """RFC 1123, as Kubernetes has names."""
 _METADATA = frozenset(
@@ -63,6 +66,10 @@ def validate_manifest(document: Json) -> list[Problem]:
         spec = spec_model.model_validate(document["spec"])
     except ValidationError as error:
         return [Problem(_path("spec", each["loc"]), _words(each)) for each in error.errors()]
+    size = len(json.dumps(document["spec"], separators=(",", ":"), ensure_ascii=False, default=str).encode())
+    if size > LARGEST_SPEC:
+        words = f"has {size:,} bytes, and the API server takes {LARGEST_SPEC:,}: put tasks into data.tasks.file"
+        return [Problem("spec", words)]
     metadata = document.get("metadata") or {}
     if problems := list(_metadata(metadata)):
         return problems

@@ -16,6 +16,7 @@ from shoal.api.v1alpha1.rolloutfleet import (
     WeightVersions,
 )
 from shoal.builders import fleet
+from shoal.builders.carrying import carried_all
 from shoal.builders.children import build_service, build_tokens
 from shoal.builders.helpers import placed_helper
 from shoal.builders.network import fleet_policies
@@ -76,18 +77,20 @@ class FleetController(KindController[RolloutFleetSpec, FleetDesired, FleetObserv
         """Return every object of the fleet."""
         owner, spec, context = at.owner, at.spec, self._context
         engine = partial(context.neighbours.engine, owner)
+        engines, configs = carried_all(owner, Role.ENGINE, fleet.build_engines(owner, spec, context.images, engine))
         return FleetDesired(
             children=(
                 *build_tokens(owner, Role.ENGINE, Role.AGENT),
                 build_service(owner, Role.GATEWAY),
                 *fleet_policies(owner, context.network),
+                *configs,
             ),
             gateway=placed_helper(
                 fleet.build_gateway(owner, spec, context.images),
                 Role.GATEWAY,
                 [group.template for group in spec.worker_groups],
             ),
-            engines=fleet.build_engines(owner, spec, context.images, engine),
+            engines=engines,
             selector=fleet.engine_selector(owner.name),
             endpoint=owner.url(Role.GATEWAY, PORTS[Role.GATEWAY]),
         )

@@ -18,6 +18,7 @@ from shoal.api.v1alpha1.jobstatus import (
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.api.v1alpha1.rolloutfleet import RolloutFleetStatus
 from shoal.builders import job
+from shoal.builders.carrying import carried_all
 from shoal.builders.children import build_service, build_tokens
 from shoal.builders.helpers import placed_helper
 from shoal.builders.network import job_policies
@@ -124,8 +125,16 @@ class JobController(KindController[RLJobSpec, JobDesired, JobObserved]):
 def build(owner: Owner, spec: RLJobSpec, context: Context, ray: RayView = NO_CLUSTER) -> JobDesired:
     """Every object of a job; `ray` is its RayCluster, if it has one."""
     ray_settings = spec.trainer.ray.model_dump(exclude_none=True)
+    trains = context.neighbours.trainer(spec, ray)
+    data = placed_helper(
+        job.build_data(owner, spec, context.images), Role.DATA, [spec.agents.template, spec.trainer.template]
+    )
+    trainer = job.build_trainer(owner, trains, context.images, ray.address)
+    agent = job.build_agent(owner, spec, context.images)
+    pods, configs = carried_all(owner, "", {Role.DATA: data, Role.TRAINER: trainer, Role.AGENT: agent})
     own = [
         *build_tokens(owner, Role.AGENT),
+        *configs,
         build_service(owner, Role.DATA),
         *job_policies(owner, context.network, foreign_ray=bool(ray_settings)),
     ]
@@ -134,15 +143,12 @@ def build(owner: Owner, spec: RLJobSpec, context: Context, ray: RayView = NO_CLU
         owned = job.build_owned(owner, spec, resting=resting)
         return [*own, *owned, *context.neighbours.job_children(owner, spec, resting=resting)]
 
-    trains = context.neighbours.trainer(spec, ray)
     return JobDesired(
         children=children(resting=False),
         resting=children(resting=True),
-        data=placed_helper(
-            job.build_data(owner, spec, context.images), Role.DATA, [spec.agents.template, spec.trainer.template]
-        ),
-        trainer=job.build_trainer(owner, trains, context.images, ray.address),
-        agent=job.build_agent(owner, spec, context.images),
+        data=pods[Role.DATA],
+        trainer=pods[Role.TRAINER],
+        agent=pods[Role.AGENT],
         agents=spec.agents.replicas,
     )
 

@@ -9,6 +9,7 @@ from shoal.api.services.leases import DEFAULT_VARIANT, BrokerStatus
 from shoal.api.tolerant import read_status
 from shoal.api.v1alpha1.environmentpool import EnvironmentPoolSpec, EnvironmentPoolStatus, PoolUsage
 from shoal.builders import environment
+from shoal.builders.carrying import carried_all
 from shoal.builders.children import build_service, build_tokens
 from shoal.builders.helpers import placed_helper
 from shoal.builders.network import pool_policies
@@ -81,14 +82,17 @@ class PoolController(KindController[EnvironmentPoolSpec, PoolDesired, PoolObserv
         """Return every object of the pool."""
         owner, spec, context = at.owner, at.spec, self._context
         member = partial(context.neighbours.member, owner, spec)
+        built = environment.build_members(owner, spec, context.images, member)
+        members, configs = carried_all(owner, Role.ENVIRONMENT, built)
         return PoolDesired(
             children=(
                 *build_tokens(owner, Role.ENVIRONMENT, Role.AGENT),
                 build_service(owner, Role.BROKER),
                 *pool_policies(owner, spec.isolation, context.network),
+                *configs,
             ),
             broker=placed_helper(environment.build_broker(owner, spec, context.images), Role.BROKER, [spec.template]),
-            members=environment.build_members(owner, spec, context.images, member),
+            members=members,
             selector=environment.member_selector(owner.name),
             endpoint=owner.url(Role.BROKER, PORTS[Role.BROKER]),
         )

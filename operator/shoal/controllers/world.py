@@ -1,8 +1,11 @@
 """What the operator knows of the cluster: one cache per kind, kept by reflectors."""
 
+from dataclasses import replace
 from typing import Any
 
 from shoal.api import labels
+from shoal.api.labels import SPEC_HASH
+from shoal.builders.hashing import spec_hash
 from shoal.controllers.fields import last_manager, reflects_scale, scaled_from_outside
 from shoal.engine.store import OWNER_UID, Store, by_label, by_owner_uid
 from shoal.neighbours.registry import Neighbourhood
@@ -36,6 +39,17 @@ def trim_child(body: Json) -> LiveChild:
     return LiveChild({**content, "metadata": kept}, metadata.get("resourceVersion", ""), last_manager(metadata))
 
 
+def trim_secret(body: Json) -> TokenView:
+    """A Secret with a token, or with a part of a configuration, of which the hash is enough."""
+    digest = (body["metadata"].get("annotations") or {}).get(SPEC_HASH)
+    if digest is None:
+        return view_token(body)
+    # Items of a list do not say what they are.
+    content = {"apiVersion": "v1", "kind": "Secret", "type": body.get("type"), "data": body.get("data")}
+    same = spec_hash(content) == digest
+    return replace(view_token({"metadata": body["metadata"]}), config=digest if same else "")
+
+
 def trim_resource(body: Json) -> Json:
     """A custom resource without its managed fields, which are large and decide nothing.
 
@@ -65,7 +79,7 @@ class World:
         self._neighbours = neighbours
         self.pods: Store[PodView] = Store(trim_pod, owned | by_maker)
         self.services: Store[LiveChild] = Store(trim_child, owned)
-        self.tokens: Store[TokenView] = Store(view_token, owned)
+        self.tokens: Store[TokenView] = Store(trim_secret, owned)
         self.policies: Store[LiveChild] = Store(trim_child, owned)
         self.pools: Store[Json] = Store(trim_resource, owned)
         self.fleets: Store[Json] = Store(trim_resource, owned)
@@ -96,7 +110,8 @@ class World:
         for kind, store in (("Service", self.services), ("NetworkPolicy", self.policies)):
             for child in store.by_index(OWNER_UID, uid, namespace):
                 present[(kind, child.body["metadata"]["name"])] = child
-        present |= {("Secret", held.name): "" for held in self.tokens_of(namespace, uid)}
+        secrets = self.tokens.by_index(OWNER_UID, uid, namespace)
+        present |= {("Secret", held.name): held.config or "" for held in secrets}
         present |= self._neighbours.children_of(namespace, uid)
         for kind, resources in (("EnvironmentPool", self.pools), ("RolloutFleet", self.fleets)):
             for body in resources.by_index(OWNER_UID, uid, namespace):
@@ -107,7 +122,8 @@ class World:
 
     def tokens_of(self, namespace: str, uid: str) -> list[TokenView]:
         """The Secrets with tokens that the resource with this UID controls."""
-        return self.tokens.by_index(OWNER_UID, uid, namespace)
+        held = self.tokens.by_index(OWNER_UID, uid, namespace)
+        return [each for each in held if each.config is None]
 
     def taken_by(self, namespace: str, uid: str, secret: str) -> tuple[str, ...]:
         """The tokens in one of its Secrets that its services take, newest first; none until the Secret is there."""

@@ -81,7 +81,7 @@ RULES: tuple[Rule, ...] = (
     Rule("networking.k8s.io", ("networkpolicies",), (*FOLLOW, "patch"), "Let in who has to call a role alone.",
          implied=CREATED_BY_APPLY),
     Rule("", ("secrets",), (*FOLLOW, "create", "patch"),
-         "Make, read and renew the bearer tokens between services; Kubernetes cannot allow it for these alone."),
+         "Keep the tokens between services, and large configurations; Kubernetes cannot allow it for these alone."),
     Rule("", ("events",), ("create", "patch"), "Say what happened, and how often."),
     Rule("coordination.k8s.io", ("leases",), ("get", "create", "update"), "Elect one of several operators.",
          scope=Scope.OWN),

@@ -46,6 +46,8 @@ class TokenView:
         renewed_at: when the token was made, seconds since the epoch.
         asked: whether a user asks for a new one.
         edited: whether the token is not the one that Shoal drew.
+        config: for a Secret that carries a configuration and no token, the hash of what is in it; "" when that is not
+            what Shoal wrote.
     """
 
     name: str
@@ -55,6 +57,7 @@ class TokenView:
     renewed_at: float
     asked: bool
     edited: bool = False
+    config: str | None = None
 
     @property
     def taken(self) -> tuple[str, ...]:

@@ -11,11 +11,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from shoal.api.labels import CONFIG_FOLDER_VARIABLE, CONFIG_VARIABLE
+
 # Not this package's own, so that what serves nothing can refuse a configuration without the libraries of a service.
 from shoal_workers.configuration import ConfigurationError as ConfigurationError
 from shoal_workers.configuration import from_validation as from_validation
 
-CONFIG_VARIABLE = "SHOAL_CONFIG"
 TERMINATION_LOG_VARIABLE = "SHOAL_TERMINATION_LOG"
 KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
 
@@ -44,13 +45,26 @@ class Identity:
 
 def load_config(model: type[ConfigT], environment: Mapping[str, str] = os.environ) -> ConfigT:
     """The role's configuration from SHOAL_CONFIG; raises ConfigurationError naming the first wrong field."""
-    text = environment.get(CONFIG_VARIABLE)
+    folder = environment.get(CONFIG_FOLDER_VARIABLE)
+    text = _from_files(Path(folder), environment) if folder else environment.get(CONFIG_VARIABLE)
     if not text:
         raise ConfigurationError(CONFIG_VARIABLE, "the variable is not set; it holds the role's configuration as JSON")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
         raise from_validation(error, CONFIG_VARIABLE) from None
+
+
+def _from_files(folder: Path, environment: Mapping[str, str]) -> str:
+    """The files of the folder in order of their names, as one text."""
+    try:
+        # A volume of Kubernetes has links to a folder of its own beside the files.
+        files = sorted(each for each in folder.iterdir() if each.is_file())
+        text = b"".join(each.read_bytes() for each in files).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(CONFIG_FOLDER_VARIABLE, str(error)) from None
+    # Kubernetes expands this in a variable, and not in a file.
+    return text.replace("$(POD_IP)", environment.get("POD_IP", ""))
 
 
 def write_termination_message(message: str, environment: Mapping[str, str] = os.environ) -> None:
