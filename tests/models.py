@@ -22,8 +22,11 @@ TEMPLATE = (
 )
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
-    """A complete Hugging Face folder: float32 weights, large enough to matter, tokeniser and chat template."""
+def write_model(folder: Path, seed: int = 0, *, tied: bool = False) -> Path:
+    """A complete Hugging Face folder: float32 weights, large enough to matter, tokeniser and chat template.
+
+    `tied`: the output layer is the embeddings, as in most small models.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder)
     config = {
@@ -37,7 +40,7 @@ def write_model(folder: Path, seed: int = 0) -> Path:
         "num_key_value_heads": 1,
         "head_dim": HEAD,
         "max_position_embeddings": MAX_LENGTH,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": tied,
         "bos_token_id": BOS,
         "eos_token_id": IM_END,
         "pad_token_id": PAD,
@@ -48,11 +51,11 @@ def write_model(folder: Path, seed: int = 0) -> Path:
         "torch_dtype": "float32",
     }
     (folder / "config.json").write_text(json.dumps(config))
-    write_weights(folder, seed)
+    write_weights(folder, seed, tied=tied)
     return folder
 
 
-def write_weights(folder: Path, seed: int) -> None:
+def write_weights(folder: Path, seed: int, *, tied: bool = False) -> None:
     """Other random weights of the same shapes."""
     random = numpy.random.default_rng(seed)
 
@@ -75,7 +78,8 @@ def write_weights(folder: Path, seed: int) -> None:
         weights[prefix + "input_layernorm.weight"] = ones[HIDDEN].copy()
         weights[prefix + "post_attention_layernorm.weight"] = ones[HIDDEN].copy()
     weights["model.norm.weight"] = ones[HIDDEN].copy()
-    weights["lm_head.weight"] = matrix(len(VOCABULARY), HIDDEN)
+    if not tied:
+        weights["lm_head.weight"] = matrix(len(VOCABULARY), HIDDEN)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shoal.api.services.models import FinishReason
+import numpy
+from safetensors.numpy import save_file
+
+from shoal.api.services.models import FinishReason, FixedPrompt, WeightFile, WeightsManifest
 from shoal_workers.engines.core import Call, Core, CoreError, Finished, Load, PromptError
+from shoal_workers.engines.probe import EXACT
+from shoal_workers.engines.weights import MANIFEST
 from shoal_workers.tokens.spans import spans_of
 
 
@@ -22,7 +28,7 @@ class FakeCore(Core):
     """Token i of an answer is the number of tokens before it, so continuity over engines can be seen.
 
     `step_seconds` is the time of a step, `load_seconds` of an update. `fail_step`, `fail_load`, `lie_version` and
-    `stale_cache` are faults to inject.
+    `stale_cache` are faults to inject; loading one of `bad_versions` fails and leaves broken weights.
     """
 
     step_seconds: float = 0.002
@@ -32,6 +38,7 @@ class FakeCore(Core):
     fail_open: bool = False
     lie_version: bool = False
     stale_cache: bool = False
+    bad_versions: frozenset[int] = frozenset()
     calls: dict[str, tuple[Call, list[int], list[int]]] = field(default_factory=dict)
     loaded: int = 0
 
@@ -44,8 +51,9 @@ class FakeCore(Core):
             raise PromptError("the prompt has more than 1000 tokens")
         self.calls[call.key] = (call, [], [])
 
-    def abort(self, keys: Sequence[str]) -> list[Finished]:
-        return [self._finish(key, FinishReason.ABORT) for key in keys if key in self.calls]
+    def abort(self, keys: Sequence[str] | None = None) -> list[Finished]:
+        wanted = list(self.calls) if keys is None else keys
+        return [self._finish(key, FinishReason.ABORT) for key in wanted if key in self.calls]
 
     def step(self) -> list[Finished]:
         if self.fail_step:
@@ -67,8 +75,13 @@ class FakeCore(Core):
     def version(self) -> int:
         return self.loaded
 
+    @property
+    def rounding(self) -> float:
+        return EXACT
+
     def load_weights(self, folder: Path, version: int) -> None:
-        if self.fail_load:
+        if self.fail_load or version in self.bad_versions:
+            self.loaded = -1
             raise CoreError("tensor of another shape")
         time.sleep(self.load_seconds)
         self.loaded = version
@@ -87,8 +100,21 @@ class FakeCore(Core):
         return Finished(key, tokens, [fake_logprob(version) for version in versions], spans_of(versions), reason)
 
 
-def write_version(folder: Path) -> Path:
-    """A folder that passes for published weights."""
+def write_version(folder: Path, prompt: FixedPrompt | None = None, value: float = 0.0) -> Path:
+    """Published weights: a tiny safetensors file and its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.safetensors").write_bytes(b"weights")
+    save_file({"w": numpy.full((2, 2), value, numpy.float32)}, folder / "model.safetensors")
+    write_manifest(folder, prompt)
     return folder
+
+
+def write_manifest(folder: Path, prompt: FixedPrompt | None = None) -> str:
+    """A manifest of the folder's other files; gives its checksum."""
+    files = {}
+    for file in sorted(folder.iterdir()):
+        if file.name != MANIFEST:
+            content = file.read_bytes()
+            files[file.name] = WeightFile(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    manifest = WeightsManifest(version=0, files=files, fixed_prompt=prompt).model_dump_json().encode()
+    (folder / MANIFEST).write_bytes(manifest)
+    return hashlib.sha256(manifest).hexdigest()

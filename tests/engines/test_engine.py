@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from shoal.api.services.common import VersionSpan
 from shoal.api.services.models import (
     EnginePhase,
     FinishReason,
+    FixedPrompt,
     GenerateRequest,
     InFlightPolicy,
     SamplingParameters,
@@ -23,7 +22,7 @@ from shoal.api.services.models import (
 from shoal_workers.engines.core import CoreError
 from shoal_workers.engines.engine import Engine
 from shoal_workers.service import ProblemError
-from tests.engines.fakes import FakeCore, fake_logprob, write_version
+from tests.engines.fakes import FakeCore, fake_logprob, write_manifest, write_version
 
 
 @asynccontextmanager
@@ -155,10 +154,13 @@ async def test_a_lost_core_fails_everyone_and_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["fail_load", "lie_version", "stale_cache"])
-async def test_weights_that_do_not_prove_themselves_never_serve(tmp_path: Path, fault: str) -> None:
+async def test_without_weights_that_work_the_core_is_lost(tmp_path: Path, fault: str) -> None:
     core = FakeCore()
     failures: list[BaseException] = []
     async with started(core, failures) as engine:
+        running = asyncio.create_task(engine.generate(ask(100_000)))
+        await until(lambda: engine.status().running > 0)
+        await asyncio.sleep(0.02)
         setattr(core, fault, True)
         with pytest.raises(ProblemError, match="weights-failed"):
             await engine.load_weights(update(tmp_path, 1))
@@ -166,31 +168,75 @@ async def test_weights_that_do_not_prove_themselves_never_serve(tmp_path: Path, 
         assert len(failures) == 1
         with pytest.raises(ProblemError, match="engine-dead"):
             await engine.generate(ask(1))
+        # What was sampled before is not lost: another engine goes on from there.
+        assert (await running).finish_reason is FinishReason.ABORT
+        assert 0 < len((await running).token_ids) == len((await running).logprobs)
+        assert fault == "lie_version" or {span.version for span in (await running).versions} == {0}
+
+
+async def test_refused_weights_leave_the_engine_as_it_was_and_its_calls_unhurt(tmp_path: Path) -> None:
+    core = FakeCore(bad_versions=frozenset({2}))
+    failures: list[BaseException] = []
+    async with started(core, failures) as engine:
+        await engine.load_weights(update(tmp_path / "1", 1))
+        running = asyncio.create_task(engine.generate(ask(100)))
+        await until(lambda: engine.status().running > 0)
+        await asyncio.sleep(0.02)
+        with pytest.raises(ProblemError, match="another shape") as refused:
+            await engine.load_weights(update(tmp_path / "2", 2))
+        assert (refused.value.name, refused.value.status) == ("weights-refused", 422)
+        assert (engine.phase, engine.status().weight_version, failures) == (EnginePhase.READY, 1, [])
+        weights = engine.status().weights
+        assert weights is not None
+        assert weights.version == 1
+        result = await running
+        assert result.token_ids == list(range(3, 103))
+        assert result.logprobs == [fake_logprob(1)] * 100
+        assert result.versions == [VersionSpan(version=1, start=0, end=100)]
+        await engine.load_weights(update(tmp_path / "3", 3))
+        assert (await engine.generate(ask(1))).versions[0].version == 3
+
+
+async def test_weights_must_give_the_log_probs_that_were_published(tmp_path: Path) -> None:
+    def published(folder: Path, version: int, value: float) -> WeightsUpdate:
+        prompt = FixedPrompt(token_ids=[1, 2, 3], logprobs=[value, value])
+        write_version(folder, prompt)
+        return WeightsUpdate(version=version, path=str(folder))
+
+    async with started(FakeCore()) as engine:
+        await engine.load_weights(published(tmp_path / "1", 1, fake_logprob(1)))
+        for version, off in ((2, 0.01), (3, -0.01)):
+            with pytest.raises(ProblemError, match="fixed prompt differ") as refused:
+                await engine.load_weights(published(tmp_path / str(version), version, fake_logprob(version) + off))
+            assert refused.value.name == "weights-refused"
+            assert (await engine.generate(ask(1))).versions[0].version == 1
 
 
 async def test_a_folder_that_is_not_the_version_changes_nothing(tmp_path: Path) -> None:
     async with started(FakeCore()) as engine:
         folder = write_version(tmp_path / "v1")
-        manifest = json.dumps({"files": {"model.safetensors": {"bytes": 7}, "gone.safetensors": {"bytes": 1}}}).encode()
-        for path, checksum, reason in (
-            (tmp_path / "none", "", "no such folder"),
-            (tmp_path, "", "holds no"),
-            (folder, "abc", "manifest"),
-        ):
-            with pytest.raises(ProblemError, match=reason) as refused:
+        checksum = write_manifest(folder)
+
+        async def refused(path: Path, checksum: str, reason: str) -> None:
+            with pytest.raises(ProblemError, match=reason) as error:
                 await engine.load_weights(WeightsUpdate(version=1, path=str(path), checksum=checksum))
-            assert refused.value.name == "weights-unusable"
-        (folder / "manifest.json").write_bytes(manifest)
-        with pytest.raises(ProblemError, match="SHA-256"):
-            await engine.load_weights(WeightsUpdate(version=1, path=str(folder), checksum="abc"))
-        checksum = hashlib.sha256(manifest).hexdigest()
-        with pytest.raises(ProblemError, match=r"gone\.safetensors"):
-            await engine.load_weights(WeightsUpdate(version=1, path=str(folder), checksum=checksum))
-        (folder / "gone.safetensors").write_bytes(b"12")
-        with pytest.raises(ProblemError, match="2 bytes"):
-            await engine.load_weights(WeightsUpdate(version=1, path=str(folder), checksum=checksum))
+            assert error.value.name == "weights-unusable"
+
+        await refused(tmp_path / "none", "", "no such folder")
+        await refused(tmp_path, "", "holds no")
+        await refused(folder, "abc", "SHA-256")
+        content = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(content[:-1] + b"x")
+        await refused(folder, checksum, r"model\.safetensors: its SHA-256")
+        (folder / "model.safetensors").write_bytes(content + b"x")
+        await refused(folder, checksum, "bytes, the manifest says")
+        (folder / "model.safetensors").unlink()
+        await refused(folder, checksum, r"model\.safetensors: listed in the manifest but missing")
+        (folder / "model.safetensors").write_bytes(content)
+        (folder / "more.safetensors").write_bytes(content)
+        await refused(folder, checksum, r"more\.safetensors: is not in the manifest")
+        (folder / "more.safetensors").unlink()
         assert (engine.phase, engine.status().weight_version) == (EnginePhase.READY, 0)
-        (folder / "gone.safetensors").write_bytes(b"1")
         await engine.load_weights(WeightsUpdate(version=1, path=str(folder), checksum=checksum))
         assert engine.status().weights is not None
 

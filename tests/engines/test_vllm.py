@@ -37,9 +37,9 @@ ARGS = ["--kv-cache-memory-bytes=64M", "--max-num-seqs=64", "--logprobs-mode=raw
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Version 0, 1, 2: the same shapes, other weights."""
+    """Version 0, 1, 2: the same shapes, other weights. Tied, which is the harder case (the other is in test_families)."""
     root = tmp_path_factory.mktemp("models")
-    return [write_model(root / str(version), seed=version) for version in range(VERSIONS)]
+    return [write_model(root / str(version), seed=version, tied=True) for version in range(VERSIONS)]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One generation the core shall run. `key` is unique among all calls the core has ever seen."""
+    """One generation the core shall run. `key` is unique among the calls that the core has."""
 
     key: str
     prompt: Sequence[int]
@@ -66,8 +66,8 @@ class Core(ABC):
         """Accept a call; raises PromptError."""
 
     @abstractmethod
-    def abort(self, keys: Sequence[str]) -> list[Finished]:
-        """End calls now and give what they have, with reason ABORT; unknown keys are ignored."""
+    def abort(self, keys: Sequence[str] | None = None) -> list[Finished]:
+        """End calls now, or all of them, and give what they have, with reason ABORT; unknown keys are ignored."""
 
     @abstractmethod
     def step(self) -> list[Finished]:
@@ -83,9 +83,17 @@ class Core(ABC):
     def version(self) -> int:
         """The weight version that the core itself reports."""
 
+    @property
+    @abstractmethod
+    def rounding(self) -> float:
+        """Mean difference of log-probs from a float32 computation that this core's own arithmetic explains."""
+
     @abstractmethod
     def load_weights(self, folder: Path, version: int) -> None:
-        """Replace the weights between two steps and forget all cached state; unfinished calls continue on the new."""
+        """Replace the weights and forget all cached state; called while there are no calls.
+
+        Any exception leaves weights that must not serve, but that can be replaced by another call of this.
+        """
 
     @abstractmethod
     def score(self, tokens: Sequence[int]) -> list[float]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
 from shoal_workers.engines.core import Call, Core, CoreError, Finished, Load, PromptError
+from shoal_workers.engines.exchange import RefusedError, Weights, exchange
+from shoal_workers.engines.probe import Probe, ProbeError
 
 T = TypeVar("T")
 
 # A step takes milliseconds to seconds; one that takes this long will not return, so the process must be replaced.
 HUNG_SECONDS = 120.0
+
+# The core works on after these; whoever asked for the work decides what they mean.
+_DOCUMENTED = (CoreError, PromptError, ProbeError, RefusedError)
 
 Results = list[tuple[str, Finished | Exception]]
 
@@ -34,7 +38,7 @@ class _Work:
             self.outcome.set_result(self.work())
         except BaseException as error:
             self.outcome.set_exception(error)
-            if not isinstance(error, (CoreError, PromptError)):
+            if not isinstance(error, _DOCUMENTED):
                 raise
 
 
@@ -87,12 +91,16 @@ class Driver:
         """Deliver ends that did not come from a step (in the core's thread)."""
         self._post([(item.key, item) for item in finished])
 
-    def replace_weights(self, folder: Path, version: int) -> None:
-        """Load weights (in the core's thread), counted as busy."""
+    def exchange(
+        self, probe: Probe, calls: Mapping[str, Call], taken: list[Finished], new: Weights, old: Weights | None
+    ) -> float:
+        """`exchange` of weights (in the core's thread), counted as busy."""
         begin = perf_counter()
-        self._core.load_weights(folder, version)
-        self.version = self._core.version
-        self._busy += perf_counter() - begin
+        try:
+            return exchange(self._core, probe, calls, taken, new, old)
+        finally:
+            self.version = self._core.version
+            self._busy += perf_counter() - begin
 
     @property
     def busy_seconds(self) -> float:

@@ -7,13 +7,14 @@ import itertools
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
+from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import TypeVar
 
 from shoal.api.services.models import (
     EnginePhase,
     EngineStatus,
+    FinishReason,
     GenerateRequest,
     GenerateResult,
     InFlightPolicy,
@@ -23,8 +24,9 @@ from shoal.api.services.models import (
 )
 from shoal_workers.engines.core import Call, Core, CoreError, Finished, PromptError
 from shoal_workers.engines.driver import Driver
+from shoal_workers.engines.exchange import RefusedError, Weights, continued, whole
 from shoal_workers.engines.probe import Probe, ProbeError
-from shoal_workers.engines.weights import WeightsError, check_weights
+from shoal_workers.engines.weights import Verifier, WeightsError
 from shoal_workers.service import ProblemError
 
 logger = logging.getLogger(__name__)
@@ -32,10 +34,28 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class _Running:
+    """A call at the core: its request's name, what was asked, and what it had when weights were last replaced."""
+
+    name: str
+    call: Call
+    future: asyncio.Future[Finished]
+    parts: list[Finished] = field(default_factory=list)
+
+    def left(self) -> Call:
+        """The call for what is left of it."""
+        return continued(self.call, whole(self.parts)) if self.parts else self.call
+
+    def end(self, last: Finished) -> None:
+        """Answer with all of it."""
+        self.future.set_result(whole([*self.parts, last]))
+
+
 class Engine:
     """Serves generations and loads weights in place.
 
-    `name` is reported with every result. `on_failure` is called once, on the event loop, with the reason when the core
+    `name` is reported with every result, and `verifier` looks at weights before the core sees them. `on_failure` is called once, on the event loop, with the reason when the core
     is lost; no call succeeds after that. `changed` is set whenever the status should be reported at once.
     """
 
@@ -44,6 +64,7 @@ class Engine:
         name: str,
         core: Core,
         probe: Probe | None = None,
+        verifier: Verifier | None = None,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.name = name
@@ -51,11 +72,13 @@ class Engine:
         self._driver = Driver(core, self._deliver, self._lost)
         self._core = core
         self._probe = probe or Probe()
+        self._verifier = verifier or Verifier()
+        self._good: Weights | None = None
         self._on_failure = on_failure
         self._phase = EnginePhase.STARTING
         self._detail = ""
         self._keys = itertools.count()
-        self._calls: dict[str, tuple[str, asyncio.Future[Finished]]] = {}
+        self._calls: dict[str, _Running] = {}
         self._open = asyncio.Event()
         self._loading = asyncio.Lock()
         self._weights: WeightsTarget | None = None
@@ -79,8 +102,8 @@ class Engine:
         await asyncio.wrap_future(self._driver.start())
         self._open.set()
         try:
-            await self._verify(self._core.version)
-        except (ProbeError, ProblemError) as error:
+            await self._run(lambda: self._probe.run(self._core, self._core.version))
+        except (ProbeError, PromptError) as error:
             raise CoreError(f"the model starts but a sampled call fails: {error}") from None
         self._set_phase(EnginePhase.READY)
 
@@ -106,30 +129,39 @@ class Engine:
     async def abort(self, request_ids: list[str] | None = None) -> int:
         """End requests, or all of them; their callers get what was generated. Gives how many were ended."""
         wanted = None if request_ids is None else set(request_ids)
-        keys = [key for key, (name, _) in self._calls.items() if wanted is None or name in wanted]
+        keys = [key for key, running in self._calls.items() if wanted is None or running.name in wanted]
         if keys:
             await self._run(lambda: self._driver.hand_over(self._core.abort(keys)))
         return len(keys)
 
     async def load_weights(self, update: WeightsUpdate) -> WeightsLoaded:
-        """Serve another version from now on; raises ProblemError, `weights-unusable` where nothing was changed."""
+        """Serve another version from now on.
+
+        Raises ProblemError: `weights-unusable` where the version is not what was published and nothing was touched,
+        `weights-refused` where it failed its proof and the engine serves what it served, `weights-failed` where the
+        core is lost.
+        """
         async with self._loading:
             self._refuse_when_unfit()
             begin = perf_counter()
             try:
-                folder = await asyncio.to_thread(check_weights, update)
+                version = await asyncio.to_thread(self._verifier.check, update)
             except WeightsError as error:
                 raise ProblemError("weights-unusable", str(error), status=422) from None
+            new = Weights(update.version, version)
             self._set_phase(EnginePhase.UPDATING)
             try:
-                await self._replace(folder, update)
-                difference = await self._verify(update.version)
+                difference = await self._replace(new, update)
+            except RefusedError as refused:
+                self._set_phase(EnginePhase.READY)
+                raise ProblemError("weights-refused", f"{version.folder}: {refused}", status=422) from None
             except Exception as failure:
                 # Half-loaded weights must never serve: the process ends and a fresh one takes its place.
                 self._lost(failure)
                 raise ProblemError("weights-failed", str(failure), status=500) from None
             finally:
                 self._open.set()
+            self._good = new
             self._weights = WeightsTarget(
                 version=update.version, path=update.path, checksum=update.checksum, run=update.run
             )
@@ -167,28 +199,39 @@ class Engine:
         """Stop the core's thread."""
         await asyncio.to_thread(self._driver.stop)
 
-    async def _replace(self, folder: Path, update: WeightsUpdate) -> None:
+    async def _replace(self, new: Weights, update: WeightsUpdate) -> float:
         if update.in_flight is not InFlightPolicy.KEEP_AND_CONTINUE:
             self._open.clear()
             if update.in_flight is InFlightPolicy.DRAIN and self._calls:
-                waiting = [future for _, future in self._calls.values()]
+                waiting = [running.future for running in self._calls.values()]
                 await asyncio.wait(waiting, timeout=update.drain_seconds)
             await self.abort()
-        await self._run(lambda: self._driver.replace_weights(folder, update.version))
+        old = self._good or await asyncio.to_thread(self._original)
+        taken: list[Finished] = []
+        try:
+            return await self._run(lambda: self._driver.exchange(self._probe, self._asked(), taken, new, old))
+        finally:
+            for part in taken:
+                if (running := self._calls.get(part.key)) is not None:
+                    running.parts.append(part)
 
-    async def _verify(self, version: int) -> float | None:
-        """Sample from the weights now loaded and compare with the same tokens scored as a prompt."""
-        finished = await self._call("", self._probe.request())
-        scores = await self._run(lambda: self._core.score([*self._probe.prompt, *finished.tokens]))
-        return self._probe.judge(finished, scores, version)
+    def _original(self) -> Weights | None:
+        """The weights that the core was opened with, to go back to before any others were loaded."""
+        version = self._verifier.original()
+        return Weights(0, version) if version is not None else None
+
+    def _asked(self) -> dict[str, Call]:
+        """The calls as they stand: what is left of each. (In the core's thread: nothing else changes them there.)"""
+        return {key: running.left() for key, running in list(self._calls.items())}
 
     async def _call(self, name: str, request: GenerateRequest) -> Finished:
         loop = asyncio.get_running_loop()
         key = str(next(self._keys))
         future: asyncio.Future[Finished] = loop.create_future()
-        self._calls[key] = (name, future)
+        call = Call(key, request.prompt_token_ids, request.sampling)
+        self._calls[key] = _Running(name, call, future)
         try:
-            self._driver.add(Call(key, request.prompt_token_ids, request.sampling))
+            self._driver.add(call)
             return await future
         except asyncio.CancelledError:
             # The caller hung up: nobody wants the rest.
@@ -203,16 +246,16 @@ class Engine:
 
     def _deliver(self, results: list[tuple[str, Finished | Exception]]) -> None:
         for key, result in results:
-            entry = self._calls.get(key)
-            if entry is None or entry[1].done():
+            running = self._calls.get(key)
+            if running is None or running.future.done():
                 continue
             if isinstance(result, PromptError):
-                entry[1].set_exception(ProblemError("invalid-prompt", str(result), status=422))
+                running.future.set_exception(ProblemError("invalid-prompt", str(result), status=422))
             elif isinstance(result, Exception):
-                entry[1].set_exception(result)
+                running.future.set_exception(result)
             else:
-                self._generated += len(result.tokens)
-                entry[1].set_result(result)
+                running.end(result)
+                self._generated += len(running.future.result().tokens)
 
     def _lost(self, error: BaseException) -> None:
         if self._phase is EnginePhase.FAILED:
@@ -221,9 +264,14 @@ class Engine:
         reason = f"{type(error).__name__}: {error}"
         self._set_phase(EnginePhase.FAILED, reason)
         self._open.set()
-        for _, future in list(self._calls.values()):
-            if not future.done():
-                future.set_exception(_dead(self.name, reason))
+        for running in list(self._calls.values()):
+            if running.future.done():
+                continue
+            if running.parts:
+                # What it had before the update is the old weights' and stays; another engine goes on from there.
+                running.end(Finished(running.call.key, [], [], [], FinishReason.ABORT))
+            else:
+                running.future.set_exception(_dead(self.name, reason))
         if self._on_failure is not None and not starting:
             self._on_failure(error)
 

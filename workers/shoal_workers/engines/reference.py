@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from shoal.api.services.models import FinishReason, SamplingParameters
 from shoal_workers.engines.core import Call, Core, CoreError, Finished, Load, PromptError
+from shoal_workers.engines.probe import EXACT, ROUNDED
 from shoal_workers.tokens.spans import spans_of
 
 # More sequences in one forward pass would need memory that grows with vocabulary x length x batch.
@@ -79,9 +80,10 @@ class ReferenceCore(Core):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._sequences[call.key] = _Sequence(call, list(call.prompt), generator)
 
-    def abort(self, keys: Sequence[str]) -> list[Finished]:
+    def abort(self, keys: Sequence[str] | None = None) -> list[Finished]:
         """End calls; gives what they have."""
-        ended = [self._sequences.pop(key) for key in keys if key in self._sequences]
+        wanted = list(self._sequences) if keys is None else keys
+        ended = [self._sequences.pop(key) for key in wanted if key in self._sequences]
         return [sequence.finished(FinishReason.ABORT) for sequence in ended]
 
     @torch.inference_mode()
@@ -112,6 +114,11 @@ class ReferenceCore(Core):
     def version(self) -> int:
         """The version that the loaded weights carry."""
         return self._version
+
+    @property
+    def rounding(self) -> float:
+        """By the data type."""
+        return EXACT if self._dtype == torch.float32 else ROUNDED
 
     def load_weights(self, folder: Path, version: int) -> None:
         """Copy the tensors into the model; raises CoreError for tensors that do not fit."""

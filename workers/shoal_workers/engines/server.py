@@ -23,6 +23,7 @@ from shoal_workers.engines.engine import Engine
 from shoal_workers.engines.registration import Registration
 from shoal_workers.engines.routes import add_routes
 from shoal_workers.engines.vllm_flags import check_arguments
+from shoal_workers.engines.weights import Verifier
 from shoal_workers.service import ConfigurationError, Identity, Service, ServiceClient, Token, credential
 from shoal_workers.service.config import write_termination_message
 from shoal_workers.telemetry import names
@@ -36,7 +37,8 @@ logger = logging.getLogger(__name__)
 def build(config: EngineConfig, identity: Identity) -> Service:
     """The service; raises ConfigurationError for a model that cannot be there."""
     check_model(config.model)
-    engine = Engine(identity.name, make_core(config, identity.name), on_failure=_on_core_lost)
+    core = make_core(config, identity.name)
+    engine = Engine(identity.name, core, verifier=Verifier(config.model), on_failure=_on_core_lost)
     return make_service(
         config, engine, uid=identity.uid, url=http_url(identity.ip, config.port), token=credential(), fail=_die
     )

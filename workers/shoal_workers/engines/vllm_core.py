@@ -16,9 +16,12 @@ from shoal.api.services.models import FinishReason, SamplingParameters
 from shoal.api.services.roles.engine import EngineConfig
 from shoal_workers.engines.core import Call, Core, CoreError, Finished, Load, PromptError
 from shoal_workers.engines.grouping import start_head
+from shoal_workers.engines.probe import EXACT, ROUNDED
 from shoal_workers.engines.vllm_settings import arguments, on_cpu
 
 _SCORE = "score"
+# What a quantised copy of the weights adds is not rounding, but it is meant.
+QUANTIZED = 1.0
 
 
 class VllmCore(Core):
@@ -52,9 +55,10 @@ class VllmCore(Core):
         """Accept a call; raises PromptError."""
         self._add(call.key, call.prompt, _sampling(call.sampling))
 
-    def abort(self, keys: Sequence[str]) -> list[Finished]:
+    def abort(self, keys: Sequence[str] | None = None) -> list[Finished]:
         """End calls; gives what they have, as vLLM's own abort does for a streaming client."""
-        internal = [self._internal.pop(key) for key in keys if key in self._internal]
+        wanted = list(self._internal) if keys is None else keys
+        internal = [self._internal.pop(key) for key in wanted if key in self._internal]
         states = self._engine.output_processor.request_states
         finished = []
         for name in internal:
@@ -88,12 +92,16 @@ class VllmCore(Core):
         """The version vLLM labels tokens with."""
         return int(self._engine.get_weight_version()) if self._engine is not None else 0
 
-    def load_weights(self, folder: Path, version: int) -> None:
-        """Replace the weights; raises CoreError.
+    @property
+    def rounding(self) -> float:
+        """By the model's data type, and what quantisation adds."""
+        model = self._engine.model_config
+        if model.quantization is not None:
+            return QUANTIZED
+        return EXACT if str(model.dtype) == "torch.float32" else ROUNDED
 
-        Caches go first and running requests are preempted with them: they recompute their keys and values on the new
-        weights. A cache kept over an update gives wrong tokens.
-        """
+    def load_weights(self, folder: Path, version: int) -> None:
+        """Replace the weights; raises CoreError. Caches go first: one kept over an update gives wrong tokens."""
         engine = self._engine
         try:
             engine.reset_prefix_cache(reset_running_requests=True)

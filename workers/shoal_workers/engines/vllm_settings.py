@@ -44,6 +44,9 @@ def required_environment(current: Mapping[str, str], *, cpu: bool, local_model: 
         # Left alone, every engine of a machine binds itself to core 0.
         wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         wanted["OMP_NUM_THREADS"] = "1"
+        # oneDNN keeps compiled code for up to 1,024 shapes of a product, 0.3 MB each. Calls that come and go, and begin
+        # anew after an update, are ever new shapes: memory would grow for hundreds of updates.
+        wanted["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "64"
     return {name: value for name, value in wanted.items() if name not in current}
 
 

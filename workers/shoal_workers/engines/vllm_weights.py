@@ -15,7 +15,10 @@ import torch
 from safetensors import safe_open
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.attention import is_deferred_attention_layer
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
 
 BACKEND = "disk"
 
@@ -46,7 +49,8 @@ class DiskTransfer(WeightTransferEngine[Any, Any]):
         """Nothing to do."""
 
     def start_weight_update(self) -> None:
-        """Unpack the layers, to be filled one by one."""
+        """Unpack the layers, to be filled one by one; what an update that failed has left is put back first."""
+        put_back(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -59,9 +63,16 @@ class DiskTransfer(WeightTransferEngine[Any, Any]):
         load(tensors_in(Path(update_info.folder)))
 
     def finish_weight_update(self) -> None:
-        """Pack the layers again."""
+        """Pack the layers again; raises ValueError for layers that got no weights.
+
+        Of a model that also sees or hears, a trainer of its language alone publishes only that.
+        """
+        empty = [] if self.model_config.is_multimodal_model else empty_layers(self.model)
+        if empty:
+            raise ValueError(f"no new weights for {', '.join(empty[:3])}" + ", ..." * (len(empty) > 3))
         finalize: Any = finalize_layerwise_reload
         finalize(self.model, self.model_config)
+        pack_embeddings(self.model)
 
     def shutdown(self) -> None:
         """Nothing to do."""
@@ -73,6 +84,48 @@ def tensors_in(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         with safe_open(file, "pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
                 yield name, opened.get_tensor(name)
+
+
+def put_back(model: torch.nn.Module) -> None:
+    """End an update that failed half way: layers that wait for weights get their tensors back.
+
+    Those that were complete have the new ones already; the update that follows replaces all.
+    """
+    for layer in model.modules():
+        info = get_layerwise_info(layer)
+        if info.can_load():
+            if info.kernel_tensors is not None:
+                _place_kernel_tensors(layer, info)
+            info.reset()
+
+
+def empty_layers(model: torch.nn.Module) -> list[str]:
+    """Layers that an update has brought no weights, of those that had some and share them with no other layer.
+
+    (A tied output layer has the embeddings' parameter.)
+    """
+    given: set[int] = set()
+    empty: dict[str, list[int]] = {}
+    for name, layer in model.named_modules():
+        info = get_layerwise_info(layer)
+        held = info.kernel_tensors[0] if info.kernel_tensors is not None else dict(layer._parameters)
+        parameters = [id(parameter) for parameter in held.values() if parameter is not None]
+        if info.can_load() and info.load_numel <= 0 and not is_deferred_attention_layer(layer):
+            empty[name] = parameters
+        else:
+            given.update(parameters)
+    return [name for name, parameters in empty.items() if not given.issuperset(parameters)]
+
+
+def pack_embeddings(model: torch.nn.Module) -> None:
+    """Pack embeddings anew where a CPU build multiplies with packed copies of them.
+
+    A tied output layer gets no weights of its own in an update, so vLLM leaves its packed copy as it was.
+    """
+    for layer in model.modules():
+        if isinstance(layer, VocabParallelEmbedding) and hasattr(layer, "cpu_linear"):
+            method: Any = layer.quant_method
+            method.process_weights_after_loading(layer)
 
 
 class ShoalWorkerExtension:

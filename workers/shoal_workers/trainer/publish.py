@@ -1,7 +1,7 @@
 """Weight versions on the shared volume: `versions/<n>/`, and `versions/latest.json` that names the newest.
 
-A version is an ordinary Hugging Face folder plus `manifest.json`, which has every file's SHA-256. The manifest's own
-SHA-256 is the version's checksum. A version is written beside its place and moved there, so an engine never sees half
+A version is an ordinary Hugging Face folder plus `manifest.json` (WeightsManifest), which has every file's SHA-256 and
+the model's log-probs of a fixed prompt. The manifest's own SHA-256 is the version's checksum. A version is written beside its place and moved there, so an engine never sees half
 of one.
 """
 
@@ -14,10 +14,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import orjson
-
-from shoal.api.services.models import WeightsTarget
+from shoal.api.services.models import FixedPrompt, WeightFile, WeightsManifest, WeightsTarget
 from shoal_workers.trainer.files import new_folder, numbered, replace_file, sha256
+from shoal_workers.trainer.fixed import fixed_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +49,7 @@ def publish(
         _name_type(temporary / "config.json", weights)
         for path in temporary.iterdir():
             path.chmod(0o644)
-        manifest = _manifest(temporary, version, step)
+        manifest = _manifest(temporary, version, step, fixed_prompt(model))
         (temporary / MANIFEST).write_bytes(manifest)
     checksum = hashlib.sha256(manifest).hexdigest()
     published = WeightsTarget(version=version, path=str(target), checksum=checksum, run=run)
@@ -93,9 +92,12 @@ def prune(folder: Path, keep: int, in_use: Collection[int] | None) -> list[int]:
     return removed
 
 
-def _manifest(folder: Path, version: int, step: int) -> bytes:
-    files = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())}
-    return orjson.dumps({"version": version, "step": step, "files": files}, option=orjson.OPT_INDENT_2)
+def _manifest(folder: Path, version: int, step: int, prompt: FixedPrompt | None) -> bytes:
+    files = {
+        path.name: WeightFile(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.iterdir())
+    }
+    manifest = WeightsManifest(version=version, step=step, files=files, fixed_prompt=prompt)
+    return manifest.model_dump_json(indent=2).encode()
 
 
 def companions_of(source: str) -> dict[str, bytes]:

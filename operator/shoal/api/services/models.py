@@ -15,6 +15,7 @@ __all__ = [
     "EngineReport",
     "EngineStatus",
     "FinishReason",
+    "FixedPrompt",
     "GatewayEngine",
     "GatewayStatus",
     "GenerateRequest",
@@ -25,7 +26,9 @@ __all__ = [
     "SessionSegment",
     "SessionSettings",
     "VersionSpan",
+    "WeightFile",
     "WeightsLoaded",
+    "WeightsManifest",
     "WeightsState",
     "WeightsTarget",
     "WeightsUpdate",
@@ -90,6 +93,34 @@ class InFlightPolicy(StrEnum):
     KEEP_AND_CONTINUE = "KeepAndContinue"
     ABORT_AND_RESUME = "AbortAndResume"
     DRAIN = "Drain"
+
+
+class FixedPrompt(Report):
+    """What the trainer's own model says of a fixed prompt, so that an engine can prove that it serves these weights.
+
+    `logprobs[i]` is the log-probability, at temperature 1, of `token_ids[i + 1]` given those before it; `dtype` is what
+    the trainer computes in.
+    """
+
+    token_ids: list[int] = Field(min_length=2)
+    logprobs: list[float]
+    dtype: str = "float32"
+
+
+class WeightFile(Report):
+    """One file of a version."""
+
+    sha256: str
+    bytes: int = Field(ge=0)
+
+
+class WeightsManifest(Report):
+    """`manifest.json` of a version: every other file of its folder, and what proves that an engine serves it."""
+
+    version: int = Field(ge=0)
+    step: int = Field(0, ge=0)
+    files: dict[str, WeightFile] = Field(default_factory=dict)
+    fixed_prompt: FixedPrompt | None = None
 
 
 class WeightsTarget(Message):

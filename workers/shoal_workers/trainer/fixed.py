@@ -1,0 +1,37 @@
+"""The fixed prompt whose log-probs go with every published version, for engines to compare their own with."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from shoal.api.services.models import FixedPrompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Enough for rows from all over the embeddings and the output layer, and a single short forward pass.
+LENGTH = 64
+# A prime larger than any vocabulary's common factors, so that the tokens are spread over it without a pattern.
+_STRIDE = 7919
+
+
+def fixed_tokens(vocabulary: int, longest: int) -> list[int]:
+    """The prompt: token ids spread over the vocabulary, at most half of what the model can hold."""
+    return [(_STRIDE * (index + 1)) % vocabulary for index in range(max(2, min(LENGTH, longest // 2)))]
+
+
+@torch.no_grad()
+def fixed_prompt(model: PreTrainedModel) -> FixedPrompt | None:
+    """The model's own log-probs of the prompt; None for weights that give none that are finite (engines say why)."""
+    config = model.config.get_text_config()
+    tokens = fixed_tokens(int(config.vocab_size), int(getattr(config, "max_position_embeddings", 2 * LENGTH)))
+    parameter = next(model.parameters())
+    ids = torch.tensor([tokens], device=parameter.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+    chosen = torch.log_softmax(logits, dim=-1).gather(1, ids[0, 1:, None])[:, 0].tolist()
+    if not all(math.isfinite(value) for value in chosen):
+        return None
+    return FixedPrompt(token_ids=tokens, logprobs=chosen, dtype=str(parameter.dtype).removeprefix("torch."))
