@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +29,16 @@ class EngineProcess:
     began: float
 
     def post(self, path: str, body: dict[str, Any], timeout: float = 60.0) -> dict[str, Any]:
-        """One call; raises urllib.error.HTTPError."""
+        """One call; raises urllib.error.HTTPError, whose text has the answer's body."""
         request = urllib.request.Request(self.url + path, json.dumps(body).encode(), method="POST")
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            content: dict[str, Any] = json.loads(answer.read())
-            return content
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                content: dict[str, Any] = json.loads(answer.read())
+                return content
+        except urllib.error.HTTPError as error:
+            body_text = error.read()
+            told = f"{error.reason}: {body_text.decode()}"
+            raise urllib.error.HTTPError(error.url, error.code, told, error.headers, io.BytesIO(body_text)) from None
 
     def generate(self, prompt: list[int], tokens: int, **sampling: Any) -> GenerateResult:
         """Generate with sampling settings."""

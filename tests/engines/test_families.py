@@ -1,4 +1,4 @@
-"""Every family that vLLM serves here: what is served after an update is what the trainer published, and nothing of before.
+"""Every family that vLLM serves here: after an update it serves what the trainer published, and nothing of before.
 
 Each engine is a process of its own, so the whole takes minutes.
 """

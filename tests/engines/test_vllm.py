@@ -37,7 +37,7 @@ ARGS = ["--kv-cache-memory-bytes=64M", "--max-num-seqs=64", "--logprobs-mode=raw
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Version 0, 1, 2: the same shapes, other weights. Tied, which is the harder case (the other is in test_families)."""
+    """Version 0, 1, 2: the same shapes, other weights. Tied, the harder case; the other is in test_families."""
     root = tmp_path_factory.mktemp("models")
     return [write_model(root / str(version), seed=version, tied=True) for version in range(VERSIONS)]
 

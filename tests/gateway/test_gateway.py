@@ -32,7 +32,7 @@ from shoal_workers.gateway.routing import make_router
 from shoal_workers.gateway.server import make_gateway
 from shoal_workers.service import ProblemError, ServiceClient, serving
 from tests.engines.fake_process import FakeProcess, fake_process
-from tests.engines.fakes import FakeCore, fake_logprob
+from tests.engines.fakes import FakeCore, fake_logprob, write_manifest, write_version
 from tests.gateway.fleets import ENGINE_TOKEN, INTERVAL, TOKEN, Fleet, fleet, request, routed, until
 from tests.models import write_tokenizer
 
@@ -219,7 +219,43 @@ async def test_weights_that_cannot_be_used_are_reported_and_replaced_by_the_next
         check(await running.generate(3), 3)
         await running.publish(tmp_path, 2)
         status = await running.until(lambda status: status.min_version == 2)
-        assert status.update_error == ""
+        assert (status.update_error, status.findings) == ("", [])
+
+
+@pytest.mark.parametrize("kind", ["altered", "refused"])
+async def test_a_bad_version_is_quarantined_and_the_fleet_goes_on(tmp_path: Path, kind: str) -> None:
+    """Both engines would break at version 2; at most one is asked to load it, and neither stops serving for good."""
+    cores = {name: FakeCore(bad_versions=frozenset({2})) for name in "abc"}
+    async with fleet() as running:
+        for name, core in cores.items():
+            await running.add(name, core)
+        await running.publish(tmp_path, 1, "r")
+        await running.until(lambda status: status.min_version == 1 and routed(status) == set(cores))
+        folder = write_version(tmp_path / "2")
+        checksum = write_manifest(folder)
+        if kind == "altered":
+            file = folder / "model.safetensors"
+            file.write_bytes(file.read_bytes()[:-1] + b"x")
+        bad = WeightsTarget(version=2, path=str(folder), checksum=checksum, run="r")
+        await running.client.put("/weights/target", bad)
+        status = await running.until(
+            lambda status: bool(status.findings) and "Quarantined" in status.findings[0].reason
+        )
+        assert str(folder) in status.findings[0].message
+        assert status.findings[0].message.endswith("the fleet keeps version 1")
+        # The trainer is told, as often as it asks.
+        with pytest.raises(ProblemError, match="weights-quarantined") as refused:
+            await running.client.put("/weights/target", bad)
+        assert refused.value.status == 409
+        status = await running.until(lambda status: routed(status) == set(cores))
+        assert (status.min_version, status.max_version, status.target_version) == (1, 1, 2)
+        check(await running.generate(5), 5)
+        # One that joins gets the last good version.
+        await running.add("d", FakeCore())
+        await running.until(lambda status: routed(status) == {*cores, "d"} and status.min_version == 1)
+        await running.publish(tmp_path, 3, "r")
+        status = await running.until(lambda status: status.min_version == 3)
+        assert (status.update_error, status.findings, status.errors) == ("", [], 0)
 
 
 async def test_a_drained_engine_gets_nothing_more() -> None:

@@ -33,17 +33,17 @@ def test_current_engines_serve_and_nothing_is_updated() -> None:
 def test_one_at_a_time_while_the_other_serves() -> None:
     plan = decide([serving("a", 1), serving("b", 1)], 2)
     assert plan.update == ("a",)
-    assert plan.serve == {"b"}
+    assert decide([rollout.prepared(plan.members["a"]), plan.members["b"]], 2).serve == {"b"}
     after = [rollout.succeeded(plan.members["a"], Key(2)), plan.members["b"]]
     plan = decide(after, 2)
     assert plan.update == ("b",)
-    assert plan.serve == {"a"}
+    assert decide([plan.members["a"], rollout.prepared(plan.members["b"])], 2).serve == {"a"}
 
 
 def test_a_single_engine_is_updated_and_requests_wait() -> None:
     plan = decide([serving("a", 1)], 2)
     assert plan.update == ("a",)
-    assert plan.serve == frozenset()
+    assert decide([rollout.prepared(plan.members["a"])], 2).serve == frozenset()
 
 
 def test_a_new_engine_never_serves_before_it_has_the_target() -> None:
@@ -55,6 +55,27 @@ def test_a_new_engine_never_serves_before_it_has_the_target() -> None:
 def test_new_engines_do_not_use_up_the_budget() -> None:
     plan = decide([serving("a", 1), serving("b", 1), Member("new", Key(0))], 2)
     assert set(plan.update) == {"new", "a"}
+
+
+@pytest.mark.parametrize(
+    ("members", "most", "update"),
+    [
+        pytest.param([serving("a", 1), serving("b", 1), Member("new", Key(0))], 1, ("new",), id="nobody misses it"),
+        pytest.param([serving("a", 1), serving("b", 1)], 1, ("a",), id="one although two might"),
+        pytest.param([serving("a", 1, updating=True), Member("new", Key(0))], 1, (), id="none beside it"),
+        pytest.param([serving("a", 1), Member("new", Key(0))], 0, (), id="nothing to load"),
+        pytest.param([serving("a", 1), serving("b", 1)], None, ("a", "b"), id="not on trial"),
+    ],
+)
+def test_weights_on_trial_go_to_one_engine(members: list[Member], most: int | None, update: tuple[str, ...]) -> None:
+    assert rollout.plan(members, Key(2), 2, TIMEOUT, 0.0, most).update == update
+
+
+def test_an_engine_serves_while_it_only_looks_at_weights() -> None:
+    looking = decide([serving("a", 1)], 2).members["a"]
+    assert decide([looking], 2).serve == {"a"}
+    assert decide([rollout.prepared(looking)], 2).serve == frozenset()
+    assert decide([rollout.failed(looking, 0.0, intact=True)], 2, now=0.5).serve == {"a"}
 
 
 def test_oldest_first() -> None:
@@ -106,7 +127,7 @@ def test_original_weights_stand_in_for_a_runs_first_version() -> None:
     members = [Member(name, rollout.ORIGINAL, admitted=True) for name in ("a", "b")]
     plan = rollout.plan(members, Key(1, "one", "run"), 1, TIMEOUT, 0.0)
     assert plan.update == ("a",)
-    assert plan.serve == {"b"}
+    assert plan.serve == {"a", "b"}
 
 
 def test_an_older_target_is_rolled_out_when_it_is_the_target() -> None:
@@ -138,7 +159,7 @@ def test_one_plan(engines: list[tuple[int, bool, bool, bool]], target: int, allo
     for name in plan.serve:
         member = plan.members[name]
         assert member.able
-        assert not member.updating
+        assert member.preparing or not member.updating
         assert member.key == Key(target) or member.admitted
     for name in plan.update:
         assert plan.members[name].key != Key(target)
@@ -168,6 +189,14 @@ class RollOut(RuleBasedStateMachine):
     def publish(self) -> None:
         self.target = Key(self.target.version + 1)
         self.look()
+
+    @precondition(lambda self: self.loading)
+    @rule(data=st.data())
+    def has_looked(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.loading)))
+        self.members[name] = rollout.prepared(self.members[name])
+        self.look()
+        assert name not in self.plan.serve
 
     @precondition(lambda self: self.loading)
     @rule(data=st.data(), outcome=st.sampled_from(["ok", "ok", "ok", "unusable", "broken"]))
@@ -211,7 +240,7 @@ class RollOut(RuleBasedStateMachine):
             member = self.members[name]
             assert member.able
             assert member.intact
-            assert not member.updating
+            assert member.preparing or not member.updating
             assert member.admitted
 
     @invariant()

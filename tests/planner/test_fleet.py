@@ -88,13 +88,13 @@ def test_pinned_replicas_win_over_load() -> None:
     assert len(of(plan(spec(1, 4, replicas=3), [GATEWAY, engine("a")], reading("a")), CreatePod)) == 2
 
 
-def test_load_adds_an_engine_after_its_window() -> None:
+def test_load_adds_engines_after_its_window() -> None:
     sized = spec(1, 3, autoscale={"targetQueue": 2, "scaleUpWindow": "10s"})
     busy = reading("a", queued=50)
     first = plan(sized, [GATEWAY, engine("a")], busy)
     assert of(first, CreatePod) == []
     later = plan(sized, [GATEWAY, engine("a")], busy, ScaleMemory(busier_since=NOW - 10))
-    assert len(of(later, CreatePod)) == 1
+    assert len(of(later, CreatePod)) == 2
 
 
 def test_suspend_drains_the_serving_and_deletes_the_rest() -> None:

@@ -17,6 +17,7 @@ from shoal.planner.sizing import (
     settle_engines,
     settle_members,
     split_by_weight,
+    wanted_engines,
 )
 
 
@@ -67,11 +68,52 @@ def test_engines_wait_for_a_whole_window_before_they_change() -> None:
     size, memory = settle_engines(2, 1, 4, busy, rule, ScaleMemory(), now=10.0)
     assert size == 2
     size, memory = settle_engines(2, 1, 4, busy, rule, memory, now=40.0)
-    assert size == 3
+    assert size == 4
     size, memory = settle_engines(3, 1, 4, calm, rule, ScaleMemory(), now=100.0)
     size, memory = settle_engines(3, 1, 4, busy, rule, memory, now=399.0)
     size, _ = settle_engines(3, 1, 4, calm, rule, memory, now=401.0)
     assert size == 3
+
+
+@pytest.mark.parametrize(
+    ("current", "load", "wanted"),
+    [
+        pytest.param(0, FleetLoad(0, 0), 0, id="at rest"),
+        pytest.param(0, FleetLoad(1, 0), 1, id="one request wakes it"),
+        pytest.param(0, FleetLoad(9, 0), 3, id="with what it needs"),
+        pytest.param(2, FleetLoad(8, 50), 2, id="the queue is at its target"),
+        pytest.param(2, FleetLoad(9, 50), 3, id="the queue is above its target"),
+        pytest.param(2, FleetLoad(4000, 50), 64, id="never above max"),
+        pytest.param(4, FleetLoad(0, 90), 5, id="the caches are above their target"),
+        pytest.param(4, FleetLoad(0, 80), 4, id="the caches are at their target"),
+        pytest.param(4, FleetLoad(0, 32), 3, id="three would be at half"),
+        pytest.param(4, FleetLoad(1, 1), 4, id="something waits"),
+        pytest.param(4, FleetLoad(0, 0, running=1), 1, id="one runs"),
+        pytest.param(4, FleetLoad(0, 0), 0, id="nothing to do"),
+    ],
+)
+def test_engines_that_the_load_asks_for(current: int, load: FleetLoad, wanted: int) -> None:
+    rule = FleetAutoscale(target_queue=4, target_kv_use_percent=80)
+    assert wanted_engines(current, 0, 64, load, rule) == wanted
+
+
+def test_a_fleet_grows_to_its_load_in_minutes_and_shrinks_by_halves() -> None:
+    rule = FleetAutoscale(target_queue=4, scale_up_window="30s", scale_down_window="5m")
+    size, memory, now, sizes = 0, ScaleMemory(), 1000.0, []
+    while size < 64:
+        size, memory = settle_engines(size, 0, 64, FleetLoad(1000 if size else 1, 0), rule, memory, now)
+        sizes.append(size)
+        now += 10.0
+    assert sizes[0] == 1
+    assert sorted(set(sizes)) == [1, 5, 10, 20, 40, 64]
+    assert now <= 1000.0 + 240.0
+    begin, seen = now, {size}
+    while size:
+        size, memory = settle_engines(size, 0, 64, FleetLoad(0, 0), rule, memory, now)
+        seen.add(size)
+        now += 10.0
+    assert sorted(seen) == [0, 1, 2, 4, 8, 16, 32, 64]
+    assert now - begin >= 7 * 300
 
 
 def test_no_reading_never_scales_down() -> None:

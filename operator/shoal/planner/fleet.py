@@ -135,9 +135,9 @@ def _counts(
         return dict(
             zip(names, sizing.engines_per_group(spec.worker_groups, spec.replicas), strict=True)
         ), sizing.ScaleMemory()
-    total, memory = sizing.settle_engines(
-        _held(observed, memory), low, high, _load(observed.gateway), spec.autoscale, memory, now
-    )
+    held = _held(observed, memory)
+    load = _load(observed.gateway, held)
+    total, memory = sizing.settle_engines(held, low, high, load, spec.autoscale, memory, now)
     return dict(zip(names, sizing.engines_per_group(spec.worker_groups, total), strict=True)), memory
 
 
@@ -150,11 +150,13 @@ def _held(observed: FleetObserved, memory: sizing.ScaleMemory) -> int:
     return sum(pod.role == Role.ENGINE and not pod.deleting and not pod.finished for pod in observed.pods)
 
 
-def _load(gateway: Reading[FleetReading]) -> sizing.FleetLoad | None:
-    if gateway.value is None or not gateway.value.engines:
+def _load(gateway: Reading[FleetReading], size: int) -> sizing.FleetLoad | None:
+    """What the fleet has to do; None where that cannot be known: a gateway that lists no engine may have just begun."""
+    if gateway.value is None or (size > 0 and not gateway.value.engines):
         return None
     engines = list(gateway.value.engines.values())
-    return sizing.FleetLoad(gateway.value.queued, sum(engine.kv_use_percent for engine in engines) / len(engines))
+    use = sum(engine.kv_use_percent for engine in engines) / max(1, len(engines))
+    return sizing.FleetLoad(gateway.value.queued, use, sum(engine.running for engine in engines))
 
 
 def _plan_group(

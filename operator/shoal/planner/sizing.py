@@ -8,7 +8,10 @@ from shoal.api.v1alpha1.environmentpool import PoolScale
 from shoal.api.v1alpha1.rolloutfleet import FleetAutoscale, WorkerGroup
 
 HEADROOM = 0.8
-"""An engine is removed only if the others would then stay this far below the target; else it would come right back."""
+"""Engines are removed only if the others would then stay this far below the target; else they would come right back."""
+
+LEAST_STEP = 4
+"""Engines by which a small fleet may grow in one window, where doubling would be slower (the HPA's default policy)."""
 
 
 @dataclass(frozen=True)
@@ -115,33 +118,59 @@ def engines_per_group(groups: list[WorkerGroup], total: int) -> list[int]:
 
 @dataclass(frozen=True)
 class FleetLoad:
-    """What the gateway reports: waiting requests over the fleet, and mean KV-cache use in percent."""
+    """What the gateway reports: requests that wait and that run over the fleet, and mean KV-cache use in percent."""
 
     queued: int
     kv_use_percent: float
+    running: int = 0
+
+
+def wanted_engines(current: int, low: int, high: int, load: FleetLoad, rule: FleetAutoscale) -> int:
+    """Engines that the load asks for.
+
+    As in the Kubernetes HPA, ceil(current * value / target) of the figure that is furthest above its target: waiting
+    requests per engine, and KV-cache use. Fewer only where nothing waits and the rest would stay `HEADROOM` below the
+    target; none only where nothing runs either.
+    """
+    for_queue = ceil(load.queued / rule.target_queue) if load.queued > rule.target_queue * current else 0
+    over = load.kv_use_percent > rule.target_kv_use_percent
+    for_cache = ceil(current * load.kv_use_percent / rule.target_kv_use_percent) if over else 0
+    more = max(for_queue, for_cache)
+    if more > current:
+        return min(high, more)
+    if load.queued or more:
+        return current
+    work = load.kv_use_percent * current / (rule.target_kv_use_percent * HEADROOM)
+    # An engine that would be exactly at the limit has no headroom.
+    fewer = int(work) + 1 if work or load.running else 0
+    return min(current, max(low, fewer))
 
 
 def settle_engines(
     current: int, low: int, high: int, load: FleetLoad | None, rule: FleetAutoscale, memory: ScaleMemory, now: float
 ) -> tuple[int, ScaleMemory]:
-    """One engine more or fewer, once the load has asked for it during a whole window; unchanged without a reading.
+    """The size to hold now: another one once the load has asked for it during a whole window; unchanged without a
+    reading.
 
-    The rule is threshold-with-window as in the Kubernetes HPA's stabilisation; a missing reading never scales down.
+    Stabilisation windows as in the Kubernetes HPA, and its default pace: at most twice as many engines, or four more,
+    per window. Shrinking halves at most, as what is drained has caches that are worth keeping. A fleet without engines
+    that is asked for something wakes at once: no window would tell more. A missing reading never scales down.
     """
     current = min(high, max(low, current))
     if load is None:
         return current, replace(memory, size=current)
-    busy = load.queued > rule.target_queue * max(1, current) or load.kv_use_percent > rule.target_kv_use_percent
-    fits_fewer = (
-        load.queued == 0 and load.kv_use_percent * current < rule.target_kv_use_percent * (current - 1) * HEADROOM
-    )
+    wanted = wanted_engines(current, low, high, load, rule)
+    if current == 0 and wanted:
+        return wanted, ScaleMemory(wanted)
     memory = ScaleMemory(
         size=current,
-        smaller_since=(memory.smaller_since or now) if fits_fewer and current > low else None,
-        busier_since=(memory.busier_since or now) if busy and current < high else None,
+        smaller_since=(memory.smaller_since or now) if wanted < current else None,
+        busier_since=(memory.busier_since or now) if wanted > current else None,
     )
     if memory.busier_since is not None and now - memory.busier_since >= seconds(rule.scale_up_window):
-        return current + 1, ScaleMemory(current + 1)
+        size = min(wanted, max(2 * current, current + LEAST_STEP))
+        return size, ScaleMemory(size)
     if memory.smaller_since is not None and now - memory.smaller_since >= seconds(rule.scale_down_window):
-        return current - 1, ScaleMemory(current - 1)
+        size = max(wanted, current // 2)
+        return size, ScaleMemory(size)
     return current, memory

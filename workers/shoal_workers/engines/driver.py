@@ -92,12 +92,17 @@ class Driver:
         self._post([(item.key, item) for item in finished])
 
     def exchange(
-        self, probe: Probe, calls: Mapping[str, Call], taken: list[Finished], new: Weights, old: Weights | None
+        self,
+        probe: Probe,
+        calls: Mapping[str, Call],
+        keep: Callable[[Finished], None],
+        new: Weights,
+        old: Weights | None,
     ) -> float:
         """`exchange` of weights (in the core's thread), counted as busy."""
         begin = perf_counter()
         try:
-            return exchange(self._core, probe, calls, taken, new, old)
+            return exchange(self._core, probe, calls, keep, new, old)
         finally:
             self.version = self._core.version
             self._busy += perf_counter() - begin

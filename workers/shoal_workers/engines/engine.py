@@ -26,7 +26,7 @@ from shoal_workers.engines.core import Call, Core, CoreError, Finished, PromptEr
 from shoal_workers.engines.driver import Driver
 from shoal_workers.engines.exchange import RefusedError, Weights, continued, whole
 from shoal_workers.engines.probe import Probe, ProbeError
-from shoal_workers.engines.weights import Verifier, WeightsError
+from shoal_workers.engines.weights import Verifier, Version, WeightsError
 from shoal_workers.service import ProblemError
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,9 @@ class _Running:
 class Engine:
     """Serves generations and loads weights in place.
 
-    `name` is reported with every result, and `verifier` looks at weights before the core sees them. `on_failure` is called once, on the event loop, with the reason when the core
-    is lost; no call succeeds after that. `changed` is set whenever the status should be reported at once.
+    `name` is reported with every result. `verifier` looks at weights before the core sees them. `on_failure` is called
+    once, on the event loop, with the reason when the core is lost; no call succeeds after that. `changed` is set
+    whenever the status should be reported at once.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Engine:
         self._probe = probe or Probe()
         self._verifier = verifier or Verifier()
         self._good: Weights | None = None
+        self._prepared: tuple[WeightsTarget, Version] | None = None
         self._on_failure = on_failure
         self._phase = EnginePhase.STARTING
         self._detail = ""
@@ -134,6 +136,11 @@ class Engine:
             await self._run(lambda: self._driver.hand_over(self._core.abort(keys)))
         return len(keys)
 
+    async def prepare(self, target: WeightsTarget) -> None:
+        """Look at a version that will be loaded next, while serving; raises ProblemError `weights-unusable`."""
+        self._refuse_when_unfit()
+        self._prepared = (target, await self._check(target))
+
     async def load_weights(self, update: WeightsUpdate) -> WeightsLoaded:
         """Serve another version from now on.
 
@@ -144,10 +151,10 @@ class Engine:
         async with self._loading:
             self._refuse_when_unfit()
             begin = perf_counter()
-            try:
-                version = await asyncio.to_thread(self._verifier.check, update)
-            except WeightsError as error:
-                raise ProblemError("weights-unusable", str(error), status=422) from None
+            target = WeightsTarget(version=update.version, path=update.path, checksum=update.checksum, run=update.run)
+            prepared, self._prepared = self._prepared, None
+            fresh = prepared is not None and prepared[0] == target
+            version = prepared[1] if prepared is not None and fresh else await self._check(target)
             new = Weights(update.version, version)
             self._set_phase(EnginePhase.UPDATING)
             try:
@@ -162,9 +169,7 @@ class Engine:
             finally:
                 self._open.set()
             self._good = new
-            self._weights = WeightsTarget(
-                version=update.version, path=update.path, checksum=update.checksum, run=update.run
-            )
+            self._weights = target
             self._set_phase(EnginePhase.READY)
             seconds = perf_counter() - begin
             logger.info("weights loaded", extra={"version": update.version, "seconds": round(seconds, 4)})
@@ -199,6 +204,12 @@ class Engine:
         """Stop the core's thread."""
         await asyncio.to_thread(self._driver.stop)
 
+    async def _check(self, target: WeightsTarget) -> Version:
+        try:
+            return await asyncio.to_thread(self._verifier.check, target)
+        except WeightsError as error:
+            raise ProblemError("weights-unusable", str(error), status=422) from None
+
     async def _replace(self, new: Weights, update: WeightsUpdate) -> float:
         if update.in_flight is not InFlightPolicy.KEEP_AND_CONTINUE:
             self._open.clear()
@@ -207,13 +218,7 @@ class Engine:
                 await asyncio.wait(waiting, timeout=update.drain_seconds)
             await self.abort()
         old = self._good or await asyncio.to_thread(self._original)
-        taken: list[Finished] = []
-        try:
-            return await self._run(lambda: self._driver.exchange(self._probe, self._asked(), taken, new, old))
-        finally:
-            for part in taken:
-                if (running := self._calls.get(part.key)) is not None:
-                    running.parts.append(part)
+        return await self._run(lambda: self._driver.exchange(self._probe, self._asked(), self._keep, new, old))
 
     def _original(self) -> Weights | None:
         """The weights that the core was opened with, to go back to before any others were loaded."""
@@ -223,6 +228,12 @@ class Engine:
     def _asked(self) -> dict[str, Call]:
         """The calls as they stand: what is left of each. (In the core's thread: nothing else changes them there.)"""
         return {key: running.left() for key, running in list(self._calls.items())}
+
+    def _keep(self, part: Finished) -> None:
+        """Remember what a call had. (In the core's thread, before it goes on: its end is delivered after this.)"""
+        running = self._calls.get(part.key)
+        if running is not None:
+            running.parts.append(part)
 
     async def _call(self, name: str, request: GenerateRequest) -> Finished:
         loop = asyncio.get_running_loop()

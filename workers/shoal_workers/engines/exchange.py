@@ -8,7 +8,7 @@ ones before them, so the engine serves what it served.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from shoal_workers.engines.core import Call, Core, Finished
@@ -32,14 +32,21 @@ class Weights:
 
 
 def exchange(
-    core: Core, probe: Probe, calls: Mapping[str, Call], taken: list[Finished], new: Weights, old: Weights | None
+    core: Core,
+    probe: Probe,
+    calls: Mapping[str, Call],
+    keep: Callable[[Finished], None],
+    new: Weights,
+    old: Weights | None,
 ) -> float:
     """Load `new` between two steps of `calls`; gives the probe's difference.
 
-    `taken` gets what the calls had, also where this fails. Raises RefusedError where `new` failed and `old` is back.
+    `keep` is given what the calls had, also where this fails. Raises RefusedError where `new` failed and `old` is back.
     After any other exception the core has no weights that work.
     """
-    taken += core.abort()
+    taken = core.abort()
+    for part in taken:
+        keep(part)
     difference, refused = 0.0, ""
     try:
         difference = _load(core, probe, new)

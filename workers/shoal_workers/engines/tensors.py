@@ -100,7 +100,7 @@ def first_not_finite(entry: TensorEntry) -> int | None:
         file.seek(entry.start)
         for offset in range(entry.start, entry.end, _CHUNK_BYTES):
             values = numpy.frombuffer(file.read(min(_CHUNK_BYTES, entry.end - offset)), kind)
-            wrong = (values & kind(bits)) == kind(bits)
+            wrong: numpy.ndarray = (values & kind(bits)) == kind(bits)
             if wrong.any():
                 return (offset - entry.start) // size + int(wrong.argmax())
     return None

@@ -92,7 +92,7 @@ def put_back(model: torch.nn.Module) -> None:
     Those that were complete have the new ones already; the update that follows replaces all.
     """
     for layer in model.modules():
-        info = get_layerwise_info(layer)
+        info: Any = get_layerwise_info(layer)
         if info.can_load():
             if info.kernel_tensors is not None:
                 _place_kernel_tensors(layer, info)

@@ -11,12 +11,14 @@ from time import monotonic
 
 import aiohttp
 
+from shoal.api.services.common import Finding
 from shoal.api.services.models import EnginePhase, EngineReport, WeightsLoaded, WeightsTarget, WeightsUpdate
 from shoal.api.services.roles.gateway import GatewayConfig
 from shoal_workers.gateway import rollout, tenure
 from shoal_workers.gateway.admission import Admission
 from shoal_workers.gateway.known import Known
 from shoal_workers.gateway.tenure import Tenure, Verdict
+from shoal_workers.gateway.trial import REFUSED, UNUSABLE, Trial
 from shoal_workers.service import ProblemError, ServiceClient, Token
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class Engines:
         self._tenure: Tenure | None = None
         self.updates = 0
         self.update_seconds = 0.0
-        self.update_error = ""
+        self.trial = Trial()
 
     @asynccontextmanager
     async def running(self, session: aiohttp.ClientSession) -> AsyncIterator[None]:
@@ -77,6 +79,8 @@ class Engines:
         weights = report.status.weights
         if not known.member.updating:
             known.member = replace(known.member, key=_reported_key(report, self.target))
+        if weights is not None and report.status.phase is EnginePhase.READY:
+            self.trial = self.trial.passed(weights)
         if weights is not None:
             self._hold(tenure.reported(self._tenure, weights, now))
         self.replan()
@@ -109,11 +113,16 @@ class Engines:
         """The weights that the fleet shall have, None before any are known."""
         return self._tenure.target if self._tenure else None
 
+    @property
+    def aimed(self) -> WeightsTarget | None:
+        """The weights that engines are given: the target, or the last good ones while that is quarantined."""
+        return self.trial.aim(self.target)
+
     def set_target(self, target: WeightsTarget, *, reset: bool = False) -> None:
         """Roll these weights out; `reset` takes any.
 
         Raises ProblemError (409) `older-version` where the run has a newer target, `fleet-in-use` where another run
-        has the fleet.
+        has the fleet, `weights-quarantined` where the version was tried and is bad.
         """
         now = self._clock()
         verdict, held = tenure.offered(self._tenure, target, now, reset=reset)
@@ -121,7 +130,12 @@ class Engines:
         if verdict is Verdict.IN_USE:
             raise ProblemError("fleet-in-use", self._in_use(target.run), status=409, extensions={"run": current.run})
         self._hold(held)
+        if reset:
+            self.trial = Trial(self.trial.good)
         self.replan()
+        reason = self.trial.quarantined(target)
+        if reason:
+            raise ProblemError("weights-quarantined", reason, status=409, extensions={"version": target.version})
         if verdict is Verdict.OLDER:
             detail = f"version {current.version} is the target already; {target.version} is older"
             raise ProblemError("older-version", detail, status=409, extensions={"target": current.version})
@@ -149,7 +163,25 @@ class Engines:
             logger.info(
                 "target", extra={"run": held.target.run, "version": held.target.version, "path": held.target.path}
             )
-            self.update_error = ""
+            for known in self.known.values():
+                # What an engine said of other weights says nothing of these.
+                known.detail = ""
+                known.member = replace(known.member, failures=0, retry_at=0.0)
+
+    @property
+    def update_error(self) -> str:
+        """Why engines have not got the target: it is quarantined, or what one of them said; "" while they have."""
+        failing = (known.detail for known in self.known.values() if known.detail and known.member.failures)
+        return self.trial.quarantined(self.target) or next(failing, "")
+
+    def findings(self) -> list[Finding]:
+        """What is wrong now."""
+        quarantined = self.trial.quarantined(self.target)
+        if quarantined:
+            serves = f"version {self.trial.good.version}" if self.aimed and self.trial.good else "no published version"
+            return [Finding(reason="WeightsQuarantined", message=f"{quarantined}; the fleet keeps {serves}")]
+        error = self.update_error
+        return [Finding(reason="WeightUpdateFailed", message=error)] if error else []
 
     def client(self, name: str) -> ServiceClient | None:
         """The client of an engine, None where it has gone."""
@@ -176,9 +208,15 @@ class Engines:
         self._forgive_stall(now)
         self._lose_silent(now)
         members = [replace(known.member, able=self._able(known)) for known in self.known.values()]
-        target = rollout.key_of(self.target)
-        settled = self.settled
-        plan = rollout.plan(members if settled else [], target, self._allowed(), self._config.update_timeout, now)
+        most = self.trial.most(self.target) if self.target is not None else None
+        plan = rollout.plan(
+            members if self.settled else [],
+            rollout.key_of(self.aimed),
+            self._allowed(),
+            self._config.update_timeout,
+            now,
+            most,
+        )
         for name, member in plan.members.items():
             self.known[name].member = member
         for name in plan.update:
@@ -225,8 +263,8 @@ class Engines:
         return Known(report, now, member, client, f"{client.base_url}/generate")
 
     def _start(self, name: str) -> None:
-        assert self.target is not None
-        task = asyncio.create_task(self._update(self.known[name], self.target))
+        assert self.aimed is not None
+        task = asyncio.create_task(self._update(self.known[name], self.aimed))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -238,31 +276,50 @@ class Engines:
         known.loading = target.version
         try:
             with known.watched():
+                # What takes longest, reading all of it, happens while the engine serves.
+                await self._prepare(known, target)
+                known.member = rollout.prepared(known.member)
+                self.replan()
                 loaded = await known.client.post("/weights", body, WeightsLoaded, retries=0)
             if loaded.version != target.version:
-                raise ProblemError(
-                    "wrong-version", f"it reports version {loaded.version}, not {target.version}", status=500
-                )
+                detail = f"it reports version {loaded.version}, not {target.version}"
+                raise ProblemError("wrong-version", detail, status=500)
         except ProblemError as error:
-            logger.warning("update failed", extra={"engine": name, "version": target.version, "detail": str(error)})
-            self.update_error = f"{name}: version {target.version}: {error.detail}"
-            known.detail = self.update_error
-            known.suspect = known.suspect or error.status == 503
-            known.member = rollout.failed(known.member, self._clock(), intact=error.name == "weights-unusable")
+            self._failed(known, target, error)
         except Exception as error:
             # Whatever it was, an engine must not count as updating for ever.
             logger.exception("update failed", extra={"engine": name, "version": target.version})
-            self.update_error = known.detail = f"{name}: version {target.version}: {type(error).__name__}: {error}"
-            known.member = rollout.failed(known.member, self._clock(), intact=False)
+            self._failed(known, target, ProblemError("update-failed", f"{type(error).__name__}: {error}", status=500))
         else:
             known.member = rollout.succeeded(known.member, rollout.key_of(target))
             known.detail = ""
+            self.trial = self.trial.passed(target)
             self.updates += 1
             self.update_seconds += self._clock() - begin
         finally:
             known.loading = None
         if self.known.get(name) is known:
             self.replan()
+
+    async def _prepare(self, known: Known, target: WeightsTarget) -> None:
+        try:
+            await known.client.call("POST", "/weights/prepare", target, retries=0)
+        except ProblemError as error:
+            # An engine of an earlier release looks at them when it loads.
+            if error.status not in (404, 405):
+                raise
+
+    def _failed(self, known: Known, target: WeightsTarget, error: ProblemError) -> None:
+        name = known.report.name
+        logger.warning("update failed", extra={"engine": name, "version": target.version, "detail": str(error)})
+        known.detail = f"{name}: version {target.version}: {error.detail}"
+        known.suspect = known.suspect or error.status == 503
+        intact = error.name in (UNUSABLE, REFUSED) or known.member.preparing
+        known.member = rollout.failed(known.member, self._clock(), intact=intact)
+        before = self.trial.quarantined(target)
+        self.trial = self.trial.failed(target, error.name, known.detail)
+        if self.trial.quarantined(target) and not before:
+            logger.warning("version quarantined", extra={"version": target.version, "detail": error.detail})
 
     async def _watch(self) -> None:
         """Notice what no message tells: engines that fell silent, updates that are due again."""

@@ -41,6 +41,7 @@ class Member:
         admitted: it has served since it started, so it may go on while others are updated. A new engine may not: it
             starts from the original weights, which can be any number of versions behind.
         updating: it was told to load weights and has not answered.
+        preparing: it looks at them first, and serves meanwhile.
         lagging_since: since when it has not had the target, None while it has.
         failures: updates that failed in a row.
         retry_at: when it may be told again after a failure.
@@ -52,6 +53,7 @@ class Member:
     able: bool = True
     admitted: bool = False
     updating: bool = False
+    preparing: bool = False
     lagging_since: float | None = None
     failures: int = 0
     retry_at: float = 0.0
@@ -68,7 +70,14 @@ class Plan:
     wake_at: float | None
 
 
-def plan(members: Sequence[Member], target: Key, max_unavailable: int, update_timeout: float, now: float) -> Plan:
+def plan(
+    members: Sequence[Member],
+    target: Key,
+    max_unavailable: int,
+    update_timeout: float,
+    now: float,
+    most: int | None = None,
+) -> Plan:
     """One look at the fleet.
 
     At most max(1, max_unavailable) engines that were serving are out of service for an update at a time; engines that
@@ -76,25 +85,39 @@ def plan(members: Sequence[Member], target: Key, max_unavailable: int, update_ti
     faster than the roll-out starves nobody. An engine may serve older weights while others take their turn, but no
     longer than the whole roll-out may take: ceil(n / max_unavailable) * update_timeout. Weights of another run are not
     older weights but wrong ones: such an engine serves nobody, and loads at once.
+
+    `most` engines load at a time whatever else holds: 1 while the target is on trial, 0 where there is nothing to load.
     """
     allowed = max(1, max_unavailable)
     limit = math.ceil(max(1, len(members)) / allowed) * update_timeout
     seen = [_observe(member, target, now) for member in members]
     starting = _choose(seen, target, allowed, now)
-    after = {member.name: replace(member, updating=member.updating or member.name in starting) for member in seen}
+    if most is not None:
+        starting = starting[: max(0, most - sum(member.updating for member in seen))]
+    after = {member.name: _told(member) if member.name in starting else member for member in seen}
     serve = frozenset(member.name for member in after.values() if _serves(member, target, limit, now))
     return Plan(starting, serve, after, _wake_at(after.values(), serve, limit, now))
 
 
+def prepared(member: Member) -> Member:
+    """The member after it has looked at the weights that it will load now."""
+    return replace(member, preparing=False)
+
+
 def succeeded(member: Member, key: Key) -> Member:
     """The member after it loaded weights."""
-    return replace(member, key=key, updating=False, failures=0, retry_at=0.0, intact=True)
+    return replace(member, key=key, updating=False, preparing=False, failures=0, retry_at=0.0, intact=True)
 
 
 def failed(member: Member, now: float, *, intact: bool) -> Member:
     """The member after an update failed; `intact`: it still serves what it had."""
     delay = min(LONGEST_RETRY_SECONDS, RETRY_SECONDS * 2**member.failures)
-    return replace(member, updating=False, failures=member.failures + 1, retry_at=now + delay, intact=intact)
+    failures = member.failures + 1
+    return replace(member, updating=False, preparing=False, failures=failures, retry_at=now + delay, intact=intact)
+
+
+def _told(member: Member) -> Member:
+    return replace(member, updating=True, preparing=True)
 
 
 def _observe(member: Member, target: Key, now: float) -> Member:
@@ -134,7 +157,7 @@ def _related(key: Key, target: Key) -> bool:
 
 
 def _serves(member: Member, target: Key, limit: float, now: float) -> bool:
-    if not member.able or member.updating or not member.admitted or not member.intact:
+    if not member.able or (member.updating and not member.preparing) or not member.admitted or not member.intact:
         return False
     if member.key == target:
         return True

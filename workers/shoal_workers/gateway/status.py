@@ -49,6 +49,7 @@ class Overview(Collector):
             updates=self._engines.updates,
             update_seconds=self._engines.update_seconds,
             update_error=self._engines.update_error,
+            findings=self._engines.findings(),
             served_while_updating=figures.served_while_updating,
             uptime_seconds=monotonic() - self._began,
         )

@@ -1,8 +1,8 @@
 """Weight versions on the shared volume: `versions/<n>/`, and `versions/latest.json` that names the newest.
 
 A version is an ordinary Hugging Face folder plus `manifest.json` (WeightsManifest), which has every file's SHA-256 and
-the model's log-probs of a fixed prompt. The manifest's own SHA-256 is the version's checksum. A version is written beside its place and moved there, so an engine never sees half
-of one.
+the model's log-probs of a fixed prompt. The manifest's own SHA-256 is the version's checksum. A version is written
+beside its place and moved there, so an engine never sees half of one.
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ def prune(folder: Path, keep: int, in_use: Collection[int] | None) -> list[int]:
 
 
 def _manifest(folder: Path, version: int, step: int, prompt: FixedPrompt | None) -> bytes:
-    files = {
-        path.name: WeightFile(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.iterdir())
-    }
+    files = {path.name: WeightFile(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.iterdir())}
     manifest = WeightsManifest(version=version, step=step, files=files, fixed_prompt=prompt)
     return manifest.model_dump_json(indent=2).encode()
 

@@ -132,10 +132,15 @@ class FleetAutoscale(ApiModel):
         int, Field(ge=1, le=100, description="Share of the key-value cache in use that is tolerated.")
     ] = 80
     scale_up_window: Annotated[
-        Duration, Field(description="How long a target must be exceeded before an engine is added.")
+        Duration,
+        Field(
+            description="How long a target must be exceeded before engines are added: as many as it asks for, at most "
+            "twice as many or four more. A fleet without engines wakes at once."
+        ),
     ] = "30s"
     scale_down_window: Annotated[
-        Duration, Field(description="How long engines must have been surplus before one is removed.")
+        Duration,
+        Field(description="How long engines must have been surplus before they are removed, at most half of them."),
     ] = "5m"
 
 
