@@ -95,12 +95,12 @@ def first_not_finite(entry: TensorEntry) -> int | None:
     if entry.dtype not in _NOT_FINITE or entry.start == entry.end:
         return None
     kind, bits = _NOT_FINITE[entry.dtype]
-    size = numpy.dtype(kind).itemsize
+    size: int = numpy.dtype(kind).itemsize
     with entry.file.open("rb") as file:
         file.seek(entry.start)
         for offset in range(entry.start, entry.end, _CHUNK_BYTES):
             values = numpy.frombuffer(file.read(min(_CHUNK_BYTES, entry.end - offset)), kind)
-            wrong: numpy.ndarray = (values & kind(bits)) == kind(bits)
+            wrong = (values & kind(bits)) == kind(bits)
             if wrong.any():
                 return (offset - entry.start) // size + int(wrong.argmax())
     return None
