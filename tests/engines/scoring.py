@@ -1,4 +1,4 @@
-"""The trainer's log-probs of what an engine generated."""
+"""The model's log-probs of what an engine generated, by one plain forward pass."""
 
 from __future__ import annotations
 
@@ -6,25 +6,12 @@ from pathlib import Path
 
 import torch
 
-from shoal.api.services.common import VersionSpan
-from shoal.api.services.trajectories import EpisodeOutcome, Segment, TrainGroup, TrainTrajectory
-from shoal_workers.trainer.algorithm.advantages import Grpo
-from shoal_workers.trainer.batching import make_rows
 from shoal_workers.trainer.model import load_model
-from shoal_workers.trainer.scoring import distribution, picked
 
 
 def trainer_logprobs(model: Path, prompt: list[int], tokens: list[int], temperature: float) -> list[float]:
-    """As a step of the trainer scores `tokens` after `prompt`, in float32."""
-    start, end = len(prompt), len(prompt) + len(tokens)
-    segment = Segment(
-        token_ids=[*prompt, *tokens],
-        loss_mask=[0] * start + [1] * len(tokens),
-        logprobs=[0.0] * end,
-        versions=[VersionSpan(version=0, start=start, end=end)],
-    )
-    row = TrainTrajectory(id="t", segments=[segment], reward=0.0, outcome=EpisodeOutcome.OK, turns=1)
-    batch = make_rows([TrainGroup(id="g", task_id="t", trajectories=[row])], Grpo(), end)
+    """Of `tokens` after `prompt`, at the temperature, in float32."""
     with torch.no_grad():
-        of_all, of_tokens = distribution(load_model(str(model), "float32"), batch, torch.tensor([0]), temperature)
-    return [float(value) for value in picked(of_all, of_tokens)]
+        logits = load_model(str(model), "float32")(torch.tensor([[*prompt, *tokens]])).logits[0]
+    every = torch.log_softmax(logits.float() / temperature, -1)
+    return [float(every[len(prompt) - 1 + index, token]) for index, token in enumerate(tokens)]

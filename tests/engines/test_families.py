@@ -45,7 +45,9 @@ def test_an_update_serves_what_was_published(tmp_path: Path, family: str) -> Non
         models = [build(family, seed) for seed in range(3)]
         for version, model in enumerate(models):
             if version:
-                target = publish.publish(tmp_path / "versions", model, companions, version, version, "run")
+                target = publish.publish(
+                    tmp_path / "versions", model, model.state_dict(), companions, version, version, "run"
+                )
                 assert engine.post("/weights", target.model_dump(), 300)["probe_error"] < TOLERANCE
             answer = engine.generate(PROMPT, 24, stop_token_ids=[0])
             assert gap(model, answer.token_ids, answer.logprobs) < TOLERANCE
@@ -53,7 +55,7 @@ def test_an_update_serves_what_was_published(tmp_path: Path, family: str) -> Non
             # The prompts of the comparison see a difference at all.
             assert min(others) > 10 * TOLERANCE
         # Published by a trainer whose model is another one than lies in the folder.
-        odd = publish.publish(tmp_path / "versions", models[0], companions, 3, 3, "run")
+        odd = publish.publish(tmp_path / "versions", models[0], models[0].state_dict(), companions, 3, 3, "run")
         manifest = json.loads((Path(odd.path) / "manifest.json").read_text())
         manifest["fixed_prompt"]["logprobs"][7] += 1.0
         (Path(odd.path) / "manifest.json").write_text(json.dumps(manifest))

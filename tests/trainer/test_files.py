@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shoal.api.services.models import WeightsTarget
+from shoal.api.services.models import WeightsManifest, WeightsTarget
 from shoal.api.services.trajectories import TrainedBatch
 from shoal_workers.trainer import checkpoint, publish
 from shoal_workers.trainer.files import keep_skipped, new_folder, numbered, sha256
@@ -41,6 +41,12 @@ def test_a_version_is_a_model_that_loads_with_true_checksums(tmp_path: Path) -> 
     files = json.loads(manifest)["files"]
     assert {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"} <= set(files)
     assert all(sha256(folder / name) == entry["sha256"] for name, entry in files.items())
+    prompt = WeightsManifest.model_validate_json(manifest).fixed_prompt
+    assert prompt is not None
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt.token_ids])).logits[0, :-1]
+    own = torch.log_softmax(logits, -1).gather(1, torch.tensor(prompt.token_ids)[1:, None])[:, 0]
+    assert prompt.logprobs == pytest.approx(own.tolist(), abs=1e-5)
     again = load_model(target.path, "auto")
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from shoal.api.services.models import FixedPrompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # Enough for rows from all over the embeddings and the output layer, and a single short forward pass.
 LENGTH = 64
@@ -24,14 +22,19 @@ def fixed_tokens(vocabulary: int, longest: int) -> list[int]:
 
 
 @torch.no_grad()
-def fixed_prompt(model: PreTrainedModel) -> FixedPrompt | None:
-    """The model's own log-probs of the prompt; None for weights that give none that are finite (engines say why)."""
+def fixed_prompt(folder: Path) -> FixedPrompt | None:
+    """The log-probs that the model in `folder` gives the prompt; None where they are not finite (engines say why).
+
+    The model is read back from what was written, on the CPU: so the proof is of the files, and needs nothing of a
+    learner whose weights are spread over processes, or are kept in another type than they are published in.
+    """
+    import transformers
+
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
     config = model.config.get_text_config()
     tokens = fixed_tokens(int(config.vocab_size), int(getattr(config, "max_position_embeddings", 2 * LENGTH)))
-    parameter = next(model.parameters())
-    ids = torch.tensor([tokens], device=parameter.device)
-    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-    chosen = torch.log_softmax(logits, dim=-1).gather(1, ids[0, 1:, None])[:, 0].tolist()
+    logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, :-1].float()
+    chosen = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(tokens)[1:, None])[:, 0].tolist()
     if not all(math.isfinite(value) for value in chosen):
         return None
-    return FixedPrompt(token_ids=tokens, logprobs=chosen, dtype=str(parameter.dtype).removeprefix("torch."))
+    return FixedPrompt(token_ids=tokens, logprobs=chosen, dtype=str(model.dtype).removeprefix("torch."))

@@ -49,7 +49,7 @@ def publish(
         _name_type(temporary / "config.json", weights)
         for path in temporary.iterdir():
             path.chmod(0o644)
-        manifest = _manifest(temporary, version, step, fixed_prompt(model))
+        manifest = _manifest(temporary, version, step, fixed_prompt(temporary))
         (temporary / MANIFEST).write_bytes(manifest)
     checksum = hashlib.sha256(manifest).hexdigest()
     published = WeightsTarget(version=version, path=str(target), checksum=checksum, run=run)
