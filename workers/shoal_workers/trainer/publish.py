@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import orjson
+
 from shoal.api.services.models import FixedPrompt, WeightFile, WeightsManifest, WeightsTarget
 from shoal_workers.trainer.files import new_folder, numbered, replace_file, sha256
 from shoal_workers.trainer.fixed import fixed_prompt
