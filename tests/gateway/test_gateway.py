@@ -389,9 +389,9 @@ async def test_openai_errors_and_completions(tmp_path: Path) -> None:
         assert (await running.client.call("POST", "/v1/chat/completions", {**chat, "max_tokens": 2})).status == 200
         for change, reason in (
             ({"model": "gpt"}, "unknown-model"),
-            ({"stream": True}, "stream"),
-            ({"n": 2}, "one answer"),
-            ({"stop": "left right"}, "stop"),
+            ({"n": 0}, "n: "),
+            ({"top_logprobs": 5}, "top_logprobs"),
+            ({"tool_choice": "required"}, "tool_choice"),
             ({"messages": []}, "messages"),
             ({"presence_penalty": 0.5}, "presence_penalty"),
             ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.api.services.common import VersionSpan
-from shoal.api.services.models import FinishReason, SamplingParameters
+from shoal.api.services.models import FinishReason, ParsedAnswer, ParseRequest, SamplingParameters
 
 
 class CoreError(Exception):
@@ -100,6 +100,15 @@ class Core(ABC):
         """Log-probability at temperature 1 of each of `tokens[1:]` given what is before it, computed as a prompt, not
         decoded.
         """
+
+    @property
+    def parsers(self) -> list[str]:
+        """What `parse` finds in answers: "tools", "reasoning"."""
+        return []
+
+    def parse(self, request: ParseRequest) -> ParsedAnswer:
+        """Tool calls and reasoning in an answer; the only method that any thread may call."""
+        raise NotImplementedError("this core has no parsers")
 
     @abstractmethod
     def load(self) -> Load:

@@ -18,6 +18,8 @@ from shoal.api.services.models import (
     GenerateRequest,
     GenerateResult,
     InFlightPolicy,
+    ParsedAnswer,
+    ParseRequest,
     WeightsLoaded,
     WeightsTarget,
     WeightsUpdate,
@@ -136,6 +138,13 @@ class Engine:
             await self._run(lambda: self._driver.hand_over(self._core.abort(keys)))
         return len(keys)
 
+    async def parse(self, request: ParseRequest) -> ParsedAnswer:
+        """Tool calls and reasoning in an answer; raises ProblemError where this engine has no parsers."""
+        self._refuse_when_unfit()
+        if not self._core.parsers:
+            raise ProblemError("no-parser", f"{self.name} was started without parsers", status=422)
+        return await asyncio.to_thread(self._core.parse, request)
+
     async def prepare(self, target: WeightsTarget) -> None:
         """Look at a version that will be loaded next, while serving; raises ProblemError `weights-unusable`."""
         self._refuse_when_unfit()
@@ -190,6 +199,7 @@ class Engine:
             uptime_seconds=monotonic() - self._started,
             generated_tokens=self._generated,
             requests=self._requests,
+            parsers=self._core.parsers,
             detail=self._detail,
         )
 

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from shoal.api.services.models import AbortRequest, GenerateRequest, WeightsTarget, WeightsUpdate
+from shoal.api.services.models import AbortRequest, GenerateRequest, ParseRequest, WeightsTarget, WeightsUpdate
 from shoal_workers.engines.engine import Engine
 from shoal_workers.service import ProblemError, Service, read, reply
 from shoal_workers.service.abandon import CLIENT_CLOSED_REQUEST, Abandon, AbandonedError
@@ -36,6 +36,9 @@ def add_routes(service: Service, engine: Engine) -> None:
     async def weights(request: Request) -> Response:
         return reply(await engine.load_weights(await read(request, WeightsUpdate)))
 
+    async def parse(request: Request) -> Response:
+        return reply(await engine.parse(await read(request, ParseRequest)))
+
     async def prepare(request: Request) -> Response:
         await engine.prepare(await read(request, WeightsTarget))
         return Response(status_code=204)
@@ -50,4 +53,5 @@ def add_routes(service: Service, engine: Engine) -> None:
     service.app.router.routes.insert(0, Route("/abort", abort, methods=["POST"]))
     service.app.router.routes.insert(0, Route("/weights", weights, methods=["POST"]))
     service.app.router.routes.insert(0, Route("/weights/prepare", prepare, methods=["POST"]))
+    service.app.router.routes.insert(0, Route("/parse", parse, methods=["POST"]))
     service.app.router.routes.insert(0, Route("/healthz", healthz))

@@ -53,7 +53,13 @@ def make_core(config: EngineConfig, name: str) -> Core:
         from shoal_workers.engines.reference import ReferenceCore
 
         return ReferenceCore(config.model, config.max_model_len, config.dtype, seed)
-    check_arguments(config.args)
+    from shoal_workers.engines.vllm_parsers import split_flags
+
+    try:
+        _, own = split_flags(config.args)
+    except CoreError as error:
+        raise ConfigurationError("SHOAL_CONFIG.args", str(error)) from None
+    check_arguments(own)
     from shoal_workers.engines.vllm_core import VllmCore
 
     return VllmCore(config, seed)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from shoal.api.services.common import VersionSpan
-from shoal.api.services.models import FinishReason, SamplingParameters
+from shoal.api.services.models import FinishReason, ParsedAnswer, ParseRequest, SamplingParameters
 from shoal.api.services.roles.engine import EngineConfig
 from shoal_workers.engines.core import Call, Core, CoreError, Finished, Load, PromptError
 from shoal_workers.engines.grouping import start_head
 from shoal_workers.engines.probe import EXACT, ROUNDED
+from shoal_workers.engines.vllm_parsers import Parsers, split_flags
 from shoal_workers.engines.vllm_settings import arguments, on_cpu
 
 _SCORE = "score"
@@ -31,6 +32,7 @@ class VllmCore(Core):
         self._config = config
         self._seed = seed
         self._engine: Any = None
+        self._parsers: Parsers | None = None
         self._version = 0
         self._internal: dict[str, str] = {}
         self._late: list[Finished] = []
@@ -39,7 +41,9 @@ class VllmCore(Core):
         """Import vLLM, which takes seconds, and load the model; raises CoreError."""
         if self._config.nodes > 1:
             start_head()
-        engine_args = _parse(arguments(self._config, cpu=on_cpu(), seed=self._seed))
+        flags, args = split_flags(self._config.args)
+        config = self._config.model_copy(update={"args": args})
+        engine_args = _parse(arguments(config, cpu=on_cpu(), seed=self._seed))
         from vllm.v1.engine.llm_engine import LLMEngine
 
         import shoal_workers.engines.vllm_weights  # noqa: F401 - registers the weight-transfer backend
@@ -50,6 +54,7 @@ class VllmCore(Core):
             raise CoreError(f"model {self._config.model}: {type(error).__name__}: {error}") from error
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         self._engine.set_weight_version("0")
+        self._parsers = Parsers(flags, self._engine)
 
     def add(self, call: Call) -> None:
         """Accept a call; raises PromptError."""
@@ -91,6 +96,16 @@ class VllmCore(Core):
     def version(self) -> int:
         """The version vLLM labels tokens with."""
         return int(self._engine.get_weight_version()) if self._engine is not None else 0
+
+    @property
+    def parsers(self) -> list[str]:
+        """By the flags."""
+        return self._parsers.kinds if self._parsers is not None else []
+
+    def parse(self, request: ParseRequest) -> ParsedAnswer:
+        """By vLLM's own parsers."""
+        assert self._parsers is not None
+        return self._parsers.parse(request)
 
     @property
     def rounding(self) -> float:

@@ -19,6 +19,7 @@ from vllm.model_executor.layers.attention import is_deferred_attention_layer
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import _place_kernel_tensors, get_layerwise_info
+from vllm.platforms import current_platform
 
 BACKEND = "disk"
 
@@ -51,6 +52,7 @@ class DiskTransfer(WeightTransferEngine[Any, Any]):
     def start_weight_update(self) -> None:
         """Unpack the layers, to be filled one by one; what an update that failed has left is put back first."""
         put_back(self.model)
+        unset_packed_experts(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -115,6 +117,19 @@ def empty_layers(model: torch.nn.Module) -> list[str]:
         else:
             given.update(parameters)
     return [name for name, parameters in empty.items() if not given.issuperset(parameters)]
+
+
+def unset_packed_experts(model: torch.nn.Module) -> None:
+    """Have a CPU build pack the experts of an update: vLLM does that only while a layer has no kernel yet.
+
+    (On GPUs the kernel stays, because captured graphs know its tensors' addresses.)
+    """
+    if not current_platform.is_cpu():
+        return
+    for layer in model.modules():
+        method: Any = getattr(layer, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 def pack_embeddings(model: torch.nn.Module) -> None:

@@ -188,6 +188,15 @@ class Engines:
         known = self.known.get(name)
         return known.client if known else None
 
+    def parser(self, name: str, *, tools: bool) -> Known | None:
+        """An engine to parse an answer of `name`'s: itself, else another; None where none parses what is asked for.
+
+        Reasoning is looked for in every answer of engines that do, tool calls where there are `tools`.
+        """
+        wanted = {"reasoning", *(("tools",) if tools else ())}
+        able = [k for k in self.known.values() if wanted & set(k.report.status.parsers) and not k.lost]
+        return next((known for known in able if known.report.name == name), able[0] if able else None)
+
     def age(self, known: Known) -> float:
         """Seconds since an engine's last report."""
         return self._clock() - known.seen

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shoal.api.services.models import FinishReason, GenerateRequest, GenerateResult, SamplingParameters
-from shoal_workers.gateway.calls import Calls
-from shoal_workers.gateway.sessions import Sessions, within
-from shoal_workers.service import ProblemError, Service, read
-from shoal_workers.service.abandon import CLIENT_CLOSED_REQUEST, Abandon, AbandonedError
-from shoal_workers.tokens import RESERVED_VARIABLES, ChatTokenizer, TemplateError
+from shoal.api.services.models import FinishReason, GenerateResult
+from shoal_workers.gateway.conversation import Answer, Ask, Conversations, Sampling
+from shoal_workers.gateway.faces import Body, answer, answered, events
+from shoal_workers.gateway.sessions import Sessions
+from shoal_workers.service import ProblemError, Service
+from shoal_workers.tokens import ChatTokenizer
 
 # What the engines do not do, and the values with which nothing is asked of them. Any other is refused: ignored, it
 # would give answers of another policy than the caller believes in. Fields that are not listed change no token.
@@ -26,6 +25,7 @@ _NOT_DONE: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": ("auto", "none"),
+    "functions": ([],),
     "ignore_eos": (False,),
     "logit_bias": ({},),
     "min_p": (0,),
@@ -34,15 +34,14 @@ _NOT_DONE: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "suffix": ("",),
-    "tool_choice": ("auto", "none"),
     "top_k": (0, -1),
+    "top_logprobs": (0,),
 }
+MOST_ANSWERS = 128
 
 
-class _Body(BaseModel):
+class CallBody(Body):
     """What both kinds of call share. Fields that would change the meaning if ignored are refused."""
-
-    model_config = ConfigDict(extra="allow")
 
     model: str = ""
     max_tokens: int | None = Field(None, ge=1)
@@ -50,42 +49,62 @@ class _Body(BaseModel):
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = None
-    n: int = 1
+    n: int = Field(1, ge=1, le=MOST_ANSWERS)
     stream: bool = False
-    stop: str | list[str] | None = None
+    stream_options: dict[str, Any] = Field(default_factory=dict)
+    stop: str | list[str] = Field(default_factory=list)
     stop_token_ids: tuple[int, ...] = ()
+    logprobs: bool | int = True
     user: str = ""
     session: str = ""
 
+    @property
+    def sampling(self) -> Sampling:
+        """How to sample."""
+        return Sampling(
+            self.max_completion_tokens or self.max_tokens,
+            self.temperature,
+            self.top_p,
+            self.seed,
+            [self.stop] if isinstance(self.stop, str) else self.stop,
+            self.stop_token_ids,
+            self.session or self.user,
+        )
 
-B = TypeVar("B", bound=_Body)
 
-
-class ChatBody(_Body):
+class ChatBody(CallBody):
     """A chat completion."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: Any = "auto"
+    parallel_tool_calls: bool = True
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-class CompletionBody(_Body):
-    """A text completion; the prompt is text or token ids."""
+class CompletionBody(CallBody):
+    """A text completion; a prompt is text or token ids, and there may be several."""
 
-    prompt: str | list[int]
+    prompt: str | list[int] | list[str] | list[list[int]]
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt."""
+        if isinstance(self.prompt, str) or not self.prompt or isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return list(self.prompt)  # type: ignore[arg-type]
 
 
 class OpenAI:
     """Answers OpenAI's calls with the fleet's policy, with token ids, log-probs and weight-version spans."""
 
     def __init__(
-        self, calls: Calls, sessions: Sessions, tokenizer: ChatTokenizer, served_name: str, default_tokens: int = 256
+        self, conversations: Conversations, sessions: Sessions, tokenizer: ChatTokenizer, served_name: str
     ) -> None:
-        self._calls = calls
+        self._conversations = conversations
         self._sessions = sessions
         self._tokenizer = tokenizer
         self._served_name = served_name
-        self._default_tokens = default_tokens
 
     def add_routes(self, service: Service) -> None:
         """Add the routes, each also under /sessions/{session}."""
@@ -94,147 +113,139 @@ class OpenAI:
         @app.get("/v1/models")
         @app.get("/sessions/{session}/v1/models")
         async def models(session: str = "") -> Response:
-            entry = {"id": self._served_name, "object": "model", "owned_by": "shoal"}
-            return _answer({"object": "list", "data": [entry]})
+            return answer({"object": "list", "data": [self._model()]})
+
+        @app.get("/v1/models/{name}")
+        @app.get("/sessions/{session}/v1/models/{name}")
+        async def model(name: str, session: str = "") -> Response:
+            self._check_model(name)
+            return answer(self._model())
 
         @app.post("/v1/chat/completions")
         @app.post("/sessions/{session}/v1/chat/completions")
         async def chat(request: Request, session: str = "") -> Response:
-            return await _answered(request, ChatBody, lambda body: self.chat(body, session))
+            return await answered(request, ChatBody, lambda body: self.chat(body, session))
 
         @app.post("/v1/completions")
         @app.post("/sessions/{session}/v1/completions")
         async def completions(request: Request, session: str = "") -> Response:
-            return await _answered(request, CompletionBody, lambda body: self.complete(body, session))
+            return await answered(request, CompletionBody, lambda body: self.complete(body, session))
 
-    async def chat(self, body: ChatBody, session: str) -> dict[str, Any]:
-        """One chat completion. In a session, earlier messages keep the exact tokens they had."""
-        prompt = self._prompt(body, session)
-        result, prompt = await self._generate(body, session, prompt)
-        text = self._text(result)
-        message = {"role": "assistant", "content": text}
-        if session:
-            self._sessions.record(session, prompt, result, [*body.messages, message])
-        choice = {"index": 0, "message": message, "logprobs": self._chat_logprobs(result)}
-        return self._envelope("chat.completion", prompt, result, choice)
-
-    async def complete(self, body: CompletionBody, session: str) -> dict[str, Any]:
-        """One text completion."""
-        prompt = body.prompt if isinstance(body.prompt, list) else self._tokenizer.encode(body.prompt)
-        result, prompt = await self._generate(body, session, prompt)
-        if session:
-            self._sessions.record(session, prompt, result)
-        logprobs = {"tokens": self._pieces(result), "token_logprobs": result.logprobs}
-        choice = {"index": 0, "text": self._text(result), "logprobs": logprobs}
-        return self._envelope("text_completion", prompt, result, choice)
-
-    def _prompt(self, body: ChatBody, session: str) -> list[int]:
-        try:
-            own = body.chat_template_kwargs.keys() & RESERVED_VARIABLES
-            if own:
-                raise ProblemError("unsupported", f"chat_template_kwargs.{min(own)}: is not for callers", status=422)
-            variables = {**body.chat_template_kwargs, **({"tools": body.tools} if body.tools else {})}
-            known = self._sessions.continued(session, body.messages) if session else None
-            if known is not None:
-                tokens, new = known
-                return [*tokens, *self._tokenizer.continuation(tokens, new, **variables)]
-            return self._tokenizer.render(body.messages, True, **variables)
-        except TemplateError as error:
-            raise ProblemError("template-error", str(error), status=422) from None
-
-    async def _generate(self, body: _Body, session: str, prompt: Sequence[int]) -> tuple[GenerateResult, list[int]]:
-        self._refuse_unsupported(body, prompt)
-        request = GenerateRequest(
-            request_id=uuid.uuid4().hex,
-            session=session or body.session or body.user,
-            prompt_token_ids=list(prompt),
-            sampling=SamplingParameters(
-                max_tokens=body.max_completion_tokens or body.max_tokens or self._most_tokens(session),
-                temperature=body.temperature,
-                top_p=body.top_p,
-                stop_token_ids=(*body.stop_token_ids, *self._stop_tokens(body.stop)),
-                seed=body.seed,
-            ),
+    async def chat(self, body: ChatBody, session: str) -> Response:
+        """Chat completions. In a session, earlier messages keep the exact tokens they had."""
+        self._refuse_unsupported(body)
+        ask = Ask(
+            body.messages,
+            body.sampling,
+            body.tools,
+            body.tool_choice,
+            body.parallel_tool_calls,
+            body.chat_template_kwargs,
+            body.n,
         )
+        answers = await self._conversations.answers(ask, session)
+        choices = [self._chat_choice(index, each, bool(body.logprobs)) for index, each in enumerate(answers)]
+        envelope = self._envelope("chat.completion", answers[0].prompt, [each.result for each in answers])
+        if not body.stream:
+            return answer({**envelope, "choices": choices})
+        return events(_chat_chunks(envelope, choices, usage=bool(body.stream_options.get("include_usage"))))
+
+    async def complete(self, body: CompletionBody, session: str) -> Response:
+        """Text completions."""
+        self._refuse_unsupported(body)
+        made: list[tuple[list[int], GenerateResult]] = []
+        for given in body.prompts:
+            prompt = given if isinstance(given, list) else self._tokenizer.encode(given)
+            if not prompt:
+                raise ProblemError("invalid-prompt", "prompt: is empty", status=422)
+            for index in range(body.n):
+                seed = None if body.seed is None else body.seed + index
+                made.append(await self._conversations.generate(body.sampling, seed, session, prompt))
         if session:
-            request = within(session, self._sessions.settings(session), request)
-        return await self._calls.generate(request), request.prompt_token_ids
+            for prompt, result in made:
+                self._sessions.record(session, prompt, result)
+        choices = [self._text_choice(index, result, body) for index, (_, result) in enumerate(made)]
+        envelope = self._envelope("text_completion", made[0][0], [result for _, result in made])
+        if not body.stream:
+            return answer({**envelope, "choices": choices})
+        return events([("", {**envelope, "choices": choices}), ("", "[DONE]")])
 
-    def _most_tokens(self, session: str) -> int:
-        """Tokens of an answer whose caller names no limit."""
-        settings = self._sessions.settings(session)
-        return settings.sampling.max_tokens if settings else self._default_tokens
+    def _model(self) -> dict[str, Any]:
+        return {"id": self._served_name, "object": "model", "created": 0, "owned_by": "shoal"}
 
-    def _refuse_unsupported(self, body: _Body, prompt: Sequence[int]) -> None:
-        if body.model and body.model != self._served_name:
-            raise ProblemError("unknown-model", f"model: {body.model!r} is not {self._served_name!r}", status=404)
-        if body.stream:
-            raise ProblemError("unsupported", "stream: answers are not streamed", status=422)
+    def _check_model(self, name: str) -> None:
+        if name and name != self._served_name:
+            raise ProblemError("unknown-model", f"model: {name!r} is not {self._served_name!r}", status=404)
+
+    def _refuse_unsupported(self, body: CallBody) -> None:
+        self._check_model(body.model)
         for name, neutral in _NOT_DONE.items():
             value = (body.model_extra or {}).get(name)
             if value is not None and value not in neutral:
                 raise ProblemError("unsupported", f"{name}: {value!r} is not supported", status=422)
-        if body.n != 1:
-            raise ProblemError("unsupported", "n: one answer per call", status=422)
-        if not prompt:
-            raise ProblemError("invalid-prompt", "prompt: is empty", status=422)
 
-    def _stop_tokens(self, stop: str | list[str] | None) -> list[int]:
-        """Stop strings that are single tokens; others would have to be cut out of generated tokens: refused."""
-        found = []
-        for text in [stop] if isinstance(stop, str) else stop or ():
-            tokens = self._tokenizer.encode(text)
-            if len(tokens) != 1:
-                raise ProblemError("unsupported", f"stop: {text!r} is not one token", status=422)
-            found += tokens
-        return [*found, *self._tokenizer.stop_token_ids] if found else []
+    def _chat_choice(self, index: int, said: Answer, logprobs: bool) -> dict[str, Any]:
+        choice = {
+            "index": index,
+            "message": said.message,
+            "logprobs": self._chat_logprobs(said.result) if logprobs else None,
+            "finish_reason": said.reason,
+        }
+        return {**choice, **_exact(said.result)}
 
-    def _text(self, result: GenerateResult) -> str:
-        return self._tokenizer.decode(result.token_ids)
+    def _text_choice(self, index: int, result: GenerateResult, body: CompletionBody) -> dict[str, Any]:
+        logprobs = {"tokens": self._pieces(result), "token_logprobs": result.logprobs}
+        reason = "stop" if result.finish_reason is FinishReason.STOP else "length"
+        text = self._conversations.text(result, body.sampling.stop)
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return {**choice, **_exact(result)}
 
     def _pieces(self, result: GenerateResult) -> list[str]:
         return [self._tokenizer.decode([token], skip_special_tokens=False) for token in result.token_ids]
 
     def _chat_logprobs(self, result: GenerateResult) -> dict[str, Any]:
         pairs = zip(self._pieces(result), result.logprobs, strict=True)
-        return {"content": [{"token": text, "logprob": value, "top_logprobs": []} for text, value in pairs]}
+        content = [
+            {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []} for text, value in pairs
+        ]
+        return {"content": content, "refusal": None}
 
-    def _envelope(
-        self, kind: str, prompt: Sequence[int], result: GenerateResult, choice: dict[str, Any]
-    ) -> dict[str, Any]:
-        spans = [{"version": span.version, "start": span.start, "end": span.end} for span in result.versions]
-        reason = "stop" if result.finish_reason is FinishReason.STOP else "length"
-        choice = {**choice, "finish_reason": reason, "token_ids": result.token_ids, "weight_versions": spans}
-        used, made = len(prompt), len(result.token_ids)
+    def _envelope(self, kind: str, prompt: Sequence[int], results: Sequence[GenerateResult]) -> dict[str, Any]:
+        used, made = len(prompt), sum(len(result.token_ids) for result in results)
         return {
             "id": f"shoal-{uuid.uuid4().hex}",
             "object": kind,
             "created": int(time.time()),
             "model": self._served_name,
-            "choices": [choice],
             "prompt_token_ids": list(prompt),
             "usage": {"prompt_tokens": used, "completion_tokens": made, "total_tokens": used + made},
         }
 
 
-async def _answered(
-    request: Request, model: type[B], work: Callable[[B], Coroutine[Any, Any, Mapping[str, Any]]]
-) -> Response:
-    """The work's answer. A caller that hangs up ends the work: what nobody got must not be in the session's record.
-
-    Problems carry OpenAI's `error` as well, the only place where its clients look for a message.
-    """
-    try:
-        body = await read(request, model)
-        with Abandon(request):
-            return _answer(await work(body))
-    except AbandonedError:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    except ProblemError as error:
-        told = {"message": error.detail, "type": error.name, "code": error.name, "param": None}
-        extensions = {**error.extensions, "error": told}
-        raise ProblemError(error.name, error.detail, status=error.status, extensions=extensions) from None
+def _exact(result: GenerateResult) -> dict[str, Any]:
+    spans = [{"version": span.version, "start": span.start, "end": span.end} for span in result.versions]
+    return {"token_ids": result.token_ids, "weight_versions": spans}
 
 
-def _answer(content: Mapping[str, Any]) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
+def _chat_chunks(
+    envelope: Mapping[str, Any], choices: Sequence[Mapping[str, Any]], *, usage: bool
+) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
+    """The answers as a stream's chunks: role, then text and tool calls, then why it ended."""
+    told = {name: value for name, value in envelope.items() if name not in ("usage", "prompt_token_ids")}
+    told["object"] = "chat.completion.chunk"
+    for choice in choices:
+        message = choice["message"]
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+        if message.get("reasoning_content"):
+            deltas.append({"reasoning_content": message["reasoning_content"]})
+        if message.get("content"):
+            deltas.append({"content": message["content"]})
+        if message.get("tool_calls"):
+            deltas.append({"tool_calls": [{"index": i, **call} for i, call in enumerate(message["tool_calls"])]})
+        for delta in deltas:
+            yield "", {**told, "choices": [{"index": choice["index"], "delta": delta, "finish_reason": None}]}
+        rest = {name: value for name, value in choice.items() if name != "message"}
+        yield "", {**told, "choices": [{**rest, "delta": {}}]}
+    if usage:
+        yield "", {**told, "choices": [], "usage": envelope["usage"]}
+    yield "", "[DONE]"

@@ -38,6 +38,7 @@ def add_generate_routes(service: Service, calls: Calls, sessions: Sessions) -> N
 
     async def generate_in_session(request: Request) -> Response:
         name = request.path_params["session"]
+        sessions.admit(name)
         call = within(name, sessions.settings(name), _parse(await request.body()))
         try:
             with Abandon(request):

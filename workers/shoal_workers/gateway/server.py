@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from shoal.api.labels import Role
 from shoal.api.services.roles.gateway import GatewayConfig
 from shoal_workers.gateway.admission import Admission
+from shoal_workers.gateway.anthropic import Anthropic
 from shoal_workers.gateway.calls import Calls
+from shoal_workers.gateway.conversation import Conversations
 from shoal_workers.gateway.engines import Engines
+from shoal_workers.gateway.faces import ForeignErrors
 from shoal_workers.gateway.openai import OpenAI
 from shoal_workers.gateway.routes import add_fleet_routes, add_generate_routes, add_session_routes
 from shoal_workers.gateway.routing import make_router
@@ -57,8 +60,12 @@ def make_gateway(
     add_generate_routes(service, calls, sessions)
     add_session_routes(service, sessions, engines.check_run)
     add_fleet_routes(service, engines, overview)
+    service.app.add_middleware(ForeignErrors)
     if config.model:
-        OpenAI(calls, sessions, _tokenizer(config.model), config.served_name).add_routes(service)
+        tokenizer = _tokenizer(config.model)
+        conversations = Conversations(calls, engines, sessions, tokenizer)
+        OpenAI(conversations, sessions, tokenizer, config.served_name).add_routes(service)
+        Anthropic(conversations, config.served_name).add_routes(service)
     service.registry.register(overview)
     gateway = Gateway(service, engines, admission, calls, sessions)
     service.lives_with(lambda: _life(gateway))

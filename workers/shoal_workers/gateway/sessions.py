@@ -1,29 +1,29 @@
-"""Records of sessions: the tokens of an episode's model calls, joined where one prompt continues the last."""
+"""Records of sessions: the tokens of an episode's model calls, and the conversations that they belong to."""
 
 from __future__ import annotations
 
-from array import array
+import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from shoal.api.services.common import VersionSpan
 from shoal.api.services.models import (
     GenerateRequest,
     GenerateResult,
     SessionRecord,
-    SessionSegment,
     SessionSettings,
 )
+from shoal_workers.gateway.branches import Tree
 from shoal_workers.service import ProblemError
-from shoal_workers.tokens.spans import joined
+from shoal_workers.tokens.messages import identity
 
 # A session that nobody has called or read for this long belongs to an agent that is gone.
 TTL_SECONDS = 3600.0
-# All records together: half a GiB, at the 13 bytes of a token, its mask and its log-probability, and messages beside.
-MOST_TOKENS = 32_000_000
+# All records together: at most 1.5 GB, at the 12 bytes of a sampled token and its log-probability.
+MOST_TOKENS = 120_000_000
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -47,44 +47,36 @@ def within(session: str, settings: SessionSettings | None, request: GenerateRequ
 
 
 @dataclass(slots=True)
-class _Segment:
-    """Arrays of machine numbers: lists of them would take six times the memory."""
-
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    mask: array[int] = field(default_factory=lambda: array("b"))
-    logprobs: array[float] = field(default_factory=lambda: array("d"))
-    spans: list[VersionSpan] = field(default_factory=list)
-
-    def begins(self, prompt: Sequence[int]) -> bool:
-        """Whether the prompt goes on from here."""
-        return array("i", prompt[: len(self.tokens)]) == self.tokens
-
-    def extend(self, prompt: Sequence[int], result: GenerateResult) -> None:
-        given = prompt[len(self.tokens) :]
-        before = len(self.tokens) + len(given)
-        self.tokens.extend(given)
-        self.tokens.extend(result.token_ids)
-        self.mask.extend([0] * len(given) + [1] * len(result.token_ids))
-        self.logprobs.extend([0.0] * len(given))
-        self.logprobs.extend(result.logprobs)
-        self.spans = joined([(before, self.spans), (len(result.token_ids), result.versions)])
-
-
-@dataclass(slots=True)
 class _Session:
-    segments: list[_Segment] = field(default_factory=list)
+    tree: Tree = field(default_factory=Tree)
+    states: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    """Conversations by their digest, each up to an answer: the branch and length of its exact tokens."""
     messages: list[Mapping[str, Any]] = field(default_factory=list)
     settings: SessionSettings | None = None
     calls: int = 0
     touched: float = 0.0
+    tokens: int = 0
 
-    @property
-    def tokens(self) -> int:
-        return sum(len(segment.tokens) for segment in self.segments)
+
+def digests(messages: Messages, context: Any) -> list[bytes]:
+    """A digest for each message, of the conversation up to and with it. `context` is what else its prompt depends on:
+    the tools, and the template's variables.
+    """
+    digest = hashlib.blake2b(json.dumps(context, sort_keys=True, default=repr).encode(), digest_size=16)
+    found = []
+    for message in messages:
+        digest.update(identity(message).encode())
+        digest.update(b"\0")
+        found.append(digest.digest())
+    return found
 
 
 class Sessions:
-    """Session records, the least recently used dropped first when they grow too large or too old."""
+    """Session records. Those that nobody has used for `ttl` are dropped; a live one never is.
+
+    Where the records together hold `most_tokens`, no further session begins: a caller that is refused tries again,
+    while one whose record vanished would have lost its episode.
+    """
 
     def __init__(
         self, ttl: float = TTL_SECONDS, most_tokens: int = MOST_TOKENS, clock: Callable[[], float] = monotonic
@@ -98,8 +90,30 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    @property
+    def full(self) -> bool:
+        """Whether no further session may begin."""
+        self._expire()
+        return self._tokens >= self._most_tokens
+
+    def admit(self, name: str) -> None:
+        """Raise ProblemError `sessions-full` (429) for a session that is new where no more can be held."""
+        if name not in self._sessions and self.full:
+            detail = f"sessions with {self._tokens} tokens are live; no more are begun until some end"
+            raise ProblemError("sessions-full", detail, status=429)
+
     def open(self, name: str, settings: SessionSettings) -> None:
-        """Begin a session; one of that name is replaced, its record with it."""
+        """Begin a session; one of that name that nobody opened is replaced, its record with it.
+
+        Asked again with the same settings, nothing changes: an answer may have been lost. Raises ProblemError
+        `session-open` (409) for other settings: how an open session samples is not for whoever is in it to change.
+        """
+        session = self._sessions.get(name)
+        if session is not None and session.settings is not None:
+            if session.settings != settings:
+                raise ProblemError("session-open", f"session {name} is open with other settings", status=409)
+            return
+        self.admit(name)
         self.delete(name)
         self._touch(name, self._sessions.setdefault(name, _Session(settings=settings)))
 
@@ -109,34 +123,45 @@ class Sessions:
         return session.settings if session else None
 
     def record(
-        self, name: str, prompt: Sequence[int], result: GenerateResult, messages: Messages | None = None
+        self,
+        name: str,
+        prompt: Sequence[int],
+        result: GenerateResult,
+        messages: Messages | None = None,
+        context: Any = None,
     ) -> None:
-        """Add a call. A prompt that begins with all of the last segment's tokens continues it; others start a new one.
+        """Add a call.
 
-        `messages` is the conversation up to and with the policy's answer, where the call was made in messages.
+        `messages` is the conversation up to and with the policy's answer, where the call was made in messages, and
+        `context` what else its prompt was rendered with.
         """
         session = self._sessions.setdefault(name, _Session())
-        before = session.tokens
-        last = session.segments[-1] if session.segments else None
-        if last is None or not last.begins(prompt):
-            last = _Segment()
-            session.segments.append(last)
-        last.extend(prompt, result)
         session.calls += 1
+        if result.token_ids:
+            place = session.tree.add(prompt, result)
+            if messages:
+                session.states[digests(messages, context)[-1]] = place
+        size = session.tree.size
+        self._tokens += size - session.tokens
+        session.tokens = size
         session.messages = list(messages or ())
-        self._tokens += session.tokens - before
         self._touch(name, session)
-        self._shrink()
+        self._expire()
 
-    def continued(self, name: str, messages: Messages) -> tuple[list[int], Messages] | None:
-        """Where `messages` go on from the recorded conversation: its exact tokens, and the messages that are new."""
+    def continued(self, name: str, messages: Messages, context: Any = None) -> tuple[list[int], Messages] | None:
+        """Where `messages` go on from a conversation of the session: its exact tokens, and the messages that are new.
+
+        The longest such conversation counts, whichever of the session's calls it was.
+        """
         session = self._sessions.get(name)
-        if session is None or not session.segments or not session.messages:
+        if session is None or not session.states:
             return None
-        known = len(session.messages)
-        if len(messages) <= known or [_plain(m) for m in messages[:known]] != [_plain(m) for m in session.messages]:
-            return None
-        return session.segments[-1].tokens.tolist(), messages[known:]
+        found = digests(messages[:-1], context)
+        for known in range(len(found), 0, -1):
+            place = session.states.get(found[known - 1])
+            if place is not None:
+                return session.tree.whole(*place).tolist(), messages[known:]
+        return None
 
     def get(self, name: str) -> SessionRecord:
         """The record; raises ProblemError `unknown-session` (404)."""
@@ -144,16 +169,10 @@ class Sessions:
         if session is None:
             raise ProblemError("unknown-session", f"no session {name}", status=404)
         self._touch(name, session)
-        segments = [
-            SessionSegment(
-                token_ids=s.tokens.tolist(), loss_mask=s.mask.tolist(), logprobs=s.logprobs.tolist(), versions=s.spans
-            )
-            for s in session.segments
-        ]
         return SessionRecord(
             id=name,
             opened=session.settings is not None,
-            segments=segments,
+            segments=session.tree.segments(),
             calls=session.calls,
             messages=[dict(m) for m in session.messages],
         )
@@ -169,15 +188,10 @@ class Sessions:
         session.touched = self._clock()
         self._sessions.move_to_end(name)
 
-    def _shrink(self) -> None:
+    def _expire(self) -> None:
         oldest = self._clock() - self._ttl
         while self._sessions:
             name, session = next(iter(self._sessions.items()))
-            if session.touched >= oldest and (self._tokens <= self._most_tokens or len(self._sessions) == 1):
+            if session.touched >= oldest:
                 return
             self.delete(name)
-
-
-def _plain(message: Mapping[str, Any]) -> tuple[Any, Any]:
-    """What identifies a message; frameworks add and drop other fields between turns."""
-    return message.get("role"), message.get("content")

@@ -78,7 +78,11 @@ class BearerAuth:
         path: str = scope["path"]
         if path in PUBLIC_PATHS or (self._prefixes and path.startswith(self._prefixes)):
             return True
-        shown = next((value for name, value in scope["headers"] if name == b"authorization"), None)
+        headers = dict(scope["headers"])
+        shown = headers.get(b"authorization")
+        if shown is None and b"x-api-key" in headers:
+            # Where Anthropic's clients put it.
+            shown = b"Bearer " + headers[b"x-api-key"]
         if shown is None:
             return False
         openers = self._openers(scope, own)

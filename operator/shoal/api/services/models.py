@@ -21,6 +21,9 @@ __all__ = [
     "GenerateRequest",
     "GenerateResult",
     "InFlightPolicy",
+    "ParseRequest",
+    "ParsedAnswer",
+    "ParsedCall",
     "SamplingParameters",
     "SessionRecord",
     "SessionSegment",
@@ -79,6 +82,35 @@ class GenerateResult(Report):
     versions: list[VersionSpan]
     finish_reason: FinishReason
     engine: str = ""
+
+
+class ParseRequest(Message):
+    """Gateway to engine: find tool calls and reasoning in an answer of this conversation with these tools.
+
+    `messages` and `tools` are OpenAI's; `variables` are the chat template's.
+    """
+
+    token_ids: list[int]
+    prompt_token_ids: list[int] = Field(default_factory=list)
+    messages: list[dict[str, Any]] = Field(default_factory=list)
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    variables: dict[str, Any] = Field(default_factory=dict)
+
+
+class ParsedCall(Report):
+    """A tool call; `arguments` is JSON as the policy wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ParsedAnswer(Report):
+    """What an answer says; `content` is None where it is tool calls alone."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ParsedCall] = Field(default_factory=list)
 
 
 class AbortRequest(Message):
@@ -174,6 +206,7 @@ class EngineStatus(Report):
     uptime_seconds: float = 0.0
     generated_tokens: int = 0
     requests: int = 0
+    parsers: list[str] = Field(default_factory=list, description="What it finds in answers: tools, reasoning.")
     detail: str = ""
     findings: list[Finding] = Field(default_factory=list)
 
