@@ -98,8 +98,9 @@ def _call(call: Any, place: str) -> dict[str, Any]:
 
 def _canonical(arguments: Any) -> str:
     if isinstance(arguments, str):
+        text = arguments
         try:
-            arguments = json.loads(arguments) if arguments.strip() else {}
+            arguments = json.loads(text) if text.strip() else {}
         except ValueError:
-            return arguments
+            return text
     return json.dumps(arguments, sort_keys=True)

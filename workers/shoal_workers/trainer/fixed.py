@@ -30,7 +30,8 @@ def fixed_prompt(folder: Path) -> FixedPrompt | None:
     """
     import transformers
 
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model.eval()
     config = model.config.get_text_config()
     tokens = fixed_tokens(int(config.vocab_size), int(getattr(config, "max_position_embeddings", 2 * LENGTH)))
     logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, :-1].float()
