@@ -276,6 +276,30 @@ def test_what_no_restart_can_cure_fails_the_job_at_once_with_its_cause() -> None
         assert conditions(plan)["Failed"][0] == "False"
 
 
+def test_an_own_pool_that_can_never_serve_fails_the_job_with_its_cause() -> None:
+    said = Condition(
+        type="Degraded",
+        status="True",
+        reason="Misconfigured",
+        message="pod p-0: environment.entrypoint: there is no Nope",
+        last_transition_time=timestamp(NOW),
+    )
+    wrong = DependencyView("EnvironmentPool", "p", True, [said], owned=True)
+    plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(), environments=[wrong]), NOW)
+    assert conditions(plan)["Failed"] == ("True", "Misconfigured")
+    (failed,) = [each for each in plan.status["conditions"] if each["type"] == "Failed"]
+    assert "environment.entrypoint: there is no Nope" in failed["message"]
+    crashed = said.model_copy(update={"reason": "EnvironmentFailed"})
+    for spared in (
+        replace(wrong, owned=False),
+        replace(wrong, foreign=True),
+        replace(wrong, conditions=[*UP, said]),
+        replace(wrong, conditions=[crashed]),
+    ):
+        plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(), environments=[spared]), NOW)
+        assert conditions(plan)["Failed"][0] == "False", spared
+
+
 def test_the_last_words_are_told_also_when_the_container_runs_again() -> None:
     again = replace(TRAINER, restarts=3, last_words="trainer: no space left on device")
     plan = plan_job(spec(backoffLimit={"trainer": 2}), DESIRED, observed([DATA, again, *AGENTS], JobReading()), NOW)

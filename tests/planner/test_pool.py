@@ -148,6 +148,15 @@ def test_crash_is_told_with_the_pods_own_words() -> None:
     assert "Warning" in [event.type for event in of(result, Event)]
 
 
+@pytest.mark.parametrize("trouble", [None, Trouble("CrashLoopBackOff", "back-off 10s")])
+def test_a_wrong_configuration_is_told_also_between_two_crashes(trouble: Trouble | None) -> None:
+    cause = "environment: environment.entrypoint: module 'm' has no 'Nope'"
+    wrong = member("m-1", ready=False, incurable=cause, trouble=trouble)
+    degraded = condition(plan(spec(), observed([broker_pod(), wrong])), "Degraded")
+    assert (degraded["status"], degraded["reason"]) == ("True", "Misconfigured")
+    assert cause in degraded["message"]
+
+
 def test_members_in_quarantine_are_replaced() -> None:
     reading = PoolReading({"a": MemberSlots(quarantined=2, total=2), "b": MemberSlots(free=2, total=2)})
     result = plan(spec(replicas=2, slotsPerMember=2), observed([broker_pod(), member("a"), member("b")], reading))

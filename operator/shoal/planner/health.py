@@ -6,6 +6,9 @@ from shoal.planner.conditions import Verdict
 from shoal.planner.holders import Blocked
 from shoal.planner.observed import PodView
 
+MISCONFIGURED = "Misconfigured"
+"""The reason where a container says that no restart will cure it: the manifest has to change."""
+
 _REASONS = {
     "ErrImagePull": "ImagePullFailed",
     "ImagePullBackOff": "ImagePullFailed",
@@ -41,9 +44,12 @@ def degraded(
         return Verdict("Degraded", True, "NameTaken", taken)
     if refused:
         return Verdict("Degraded", True, "CreateRefused", refused)
-    for pod in sorted(pods, key=lambda pod: (pod.role, pod.name)):
-        if pod.deleting:
-            continue
+    standing = sorted((pod for pod in pods if not pod.deleting), key=lambda pod: (pod.role, pod.name))
+    for pod in standing:
+        # Before what passes: a container that ends and starts again would else be in trouble only now and then.
+        if pod.incurable and pod.own_fault:
+            return Verdict("Degraded", True, MISCONFIGURED, f"pod {pod.name}: {pod.incurable}")
+    for pod in standing:
         if pod.trouble is not None:
             reason = _REASONS.get(pod.trouble.reason, f"{pod.role.capitalize()}Failed")
             detail = pod.trouble.message or pod.trouble.reason

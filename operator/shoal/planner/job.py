@@ -54,6 +54,15 @@ class DependencyView:
         return self.exists and not self.foreign and conditions.is_true(self.conditions, "Available")
 
     @property
+    def incurable(self) -> bool:
+        """Whether it is this job's own, serves nothing, and never will as its manifest stands.
+
+        One that the job only refers to may be mended by whoever has it.
+        """
+        wrong = any(each.type == "Degraded" and each.reason == health.MISCONFIGURED for each in self.conditions)
+        return self.owned and not self.foreign and not self.available and wrong
+
+    @property
     def trouble(self) -> str:
         """What is wrong with it, or ""."""
         if self.foreign:
@@ -169,6 +178,9 @@ def _end_of(spec: RLJobSpec, observed: JobObserved, now: float) -> list[Verdict]
     for pod in observed.pods:
         if pod.incurable and pod.own_fault and not pod.deleting:
             return [Verdict("Failed", True, "Misconfigured", f"pod {pod.name}: {pod.incurable}")]
+    for dependency in (observed.fleet, *observed.environments):
+        if dependency.incurable:
+            return [Verdict("Failed", True, health.MISCONFIGURED, dependency.trouble)]
     attempts = _attempts(observed)
     for role, limit in (
         ("trainer", spec.backoff_limit.trainer),
