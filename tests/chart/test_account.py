@@ -65,8 +65,8 @@ ALWAYS = {
     ("rl.shoal.dev", "rljobs/status"),
 }
 """What these few resources make the operator use, all of it; the rest takes scenarios of its own."""
-SELDOM = {("", "events", "patch")}
-"""For an event that is repeated."""
+SELDOM = {("", "events", "patch"), ("", "events", "list")}
+"""For an event that is repeated, and for a pod that does not start."""
 
 
 def manifests() -> list[Json]:

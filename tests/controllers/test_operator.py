@@ -38,6 +38,8 @@ class FakeKubelet:
         self._client = client
         self._namespace = namespace
         self.broken: dict[str, str] = {}
+        self.stuck: set[str] = set()
+        """Roles whose pods get a node and never start."""
 
     async def run(self) -> None:
         while True:
@@ -52,9 +54,20 @@ class FakeKubelet:
             await self._client.delete(PODS, name, self._namespace, uid=metadata["uid"], grace_seconds=0)
             return
         role = metadata["labels"]["rl.shoal.dev/role"]
+        if role in self.stuck:
+            await self._bind(pod)
+            return
         wanted = _crashing(self.broken[role]) if role in self.broken else _ready()
         if pod.get("status", {}).get("phase") != wanted["phase"] or "containerStatuses" not in pod["status"]:
             await self._client.patch_status(PODS, name, wanted, self._namespace)
+
+    async def _bind(self, pod: Json) -> None:
+        if not pod["spec"].get("nodeName"):
+            target = {"apiVersion": "v1", "kind": "Node", "name": "node"}
+            binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod["metadata"]["name"]}}
+            path = f"{PODS.plural}/{pod['metadata']['name']}"
+            bindings = Resource("", "v1", f"{path}/binding", "Binding")
+            await self._client.create(bindings, {**binding, "target": target}, self._namespace)
 
 
 def _container(ready: bool, state: Json, last: Json) -> Json:

@@ -36,7 +36,9 @@ class FakeClient:
         self.created.append(body)
         return body
 
-    async def delete(self, resource: Resource, name: str, _: str, *, uid: str, propagation: str) -> Json:
+    async def delete(
+        self, resource: Resource, name: str, _: str, *, uid: str, propagation: str, grace_seconds: int | None
+    ) -> Json:
         self.deleted.append((resource.kind, name, propagation))
         return {}
 

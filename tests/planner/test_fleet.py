@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.services.common import Finding
 from shoal.api.v1alpha1.rolloutfleet import EngineStatusEntry, RolloutFleetSpec, RolloutFleetStatus, WeightVersions
 from shoal.planner.actions import CreatePod, DeletePod, DrainEngine, Plan
 from shoal.planner.fleet import FleetDesired, FleetObserved, FleetReading, expectation, plan_fleet
@@ -45,7 +46,8 @@ GATEWAY = replace(engine("f-gateway"), role=Role.GATEWAY, spec_hash="g1", group=
 
 def reading(*names: str, running: int = 0, queued: int = 0, error: str = "") -> FleetReading:
     engines = {name: EngineStatusEntry(name=name, phase="Ready", weight_version=3, running=running) for name in names}
-    return FleetReading(engines, WeightVersions(min=3, max=3, target=3), queued, error)
+    findings = [Finding(reason="WeightUpdateFailed", message=error)] if error else []
+    return FleetReading(engines, WeightVersions(min=3, max=3, target=3), queued, findings)
 
 
 def plan(

@@ -7,11 +7,12 @@ import pytest
 
 from shoal.api.base import Condition
 from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.services.common import Finding
 from shoal.api.v1alpha1.jobstatus import RLJobStatus, RoleAttempts
 from shoal.api.v1alpha1.rljob import RLJobSpec
 from shoal.planner.actions import Apply, CreatePod, DeletePod, DeleteSelf, Event, Plan
 from shoal.planner.job import LINGER_SECONDS, DependencyView, JobDesired, JobObserved, JobReading, plan_job
-from shoal.planner.observed import Expected, PodView, Reading, Trouble
+from shoal.planner.observed import Expected, PodView, Reading, Refused, Trouble
 from shoal.planner.times import timestamp
 
 NOW = 1_700_000_000.0
@@ -235,22 +236,31 @@ def test_a_fleet_with_another_runs_weights_is_told_of() -> None:
 
 
 def test_a_name_that_somebody_else_has_is_told_of() -> None:
-    taken = Expected(taken="Service j-data is there and does not belong to RLJob j: rename one of them")
-    plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(), expected=taken), NOW)
+    taken = Expected(refused={Role.DATA: Refused("NameTaken", "Pod j-data does not belong to RLJob j")})
+    plan = plan_job(spec(), DESIRED, observed([TRAINER, *AGENTS], JobReading(), expected=taken), NOW)
     assert conditions(plan)["Degraded"] == ("True", "NameTaken")
 
 
 def test_a_refusal_counts_while_something_is_missing() -> None:
-    refused = Expected(refused="pod of role agent: quota")
+    refused = Expected(refused={Role.AGENT: Refused("CreateRefused", "pod of role agent: quota")})
     missing = plan_job(spec(), DESIRED, observed([DATA, TRAINER], JobReading(), expected=refused), NOW)
     assert conditions(missing)["Degraded"] == ("True", "CreateRefused")
     whole = plan_job(spec(), DESIRED, observed(ALL, JobReading(), expected=refused), NOW)
     assert conditions(whole)["Degraded"][0] == "False"
 
 
-def test_faults_in_a_row_fail_the_job() -> None:
-    plan = plan_job(spec(), DESIRED, observed(ALL, JobReading(halted="10 environment faults in a row")), NOW)
-    assert conditions(plan)["Failed"] == ("True", "TooManyFaults")
+@pytest.mark.parametrize("who", ["data", "others"])
+def test_a_fatal_finding_fails_the_job_and_any_other_degrades_it(who: str) -> None:
+    def plan(*findings: Finding) -> Plan:
+        told = {"findings": findings} if who == "others" else {}
+        return plan_job(spec(), DESIRED, observed(ALL, JobReading(findings=() if told else findings), **told), NOW)
+
+    slow = Finding(reason="RewardsDoNotVary", message="every group has one reward")
+    assert conditions(plan(slow))["Failed"][0] == "False"
+    assert conditions(plan(slow))["Degraded"] == ("True", "RewardsDoNotVary")
+    halted = Finding(reason="TooManyFaults", message="10 environment faults in a row", fatal=True)
+    assert conditions(plan(slow, halted))["Failed"] == ("True", "TooManyFaults")
+    assert conditions(plan())["Degraded"] == ("False", "AllHealthy")
 
 
 def test_suspend_lets_all_pods_go_and_resume_brings_them_back() -> None:

@@ -3,6 +3,8 @@
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "shoal"
 
+PREFIX = "rl.shoal.dev/"
+"""Of Shoal's own labels, by which it finds its objects; nobody else should write them."""
 ROLE = "rl.shoal.dev/role"
 POOL = "rl.shoal.dev/pool"
 FLEET = "rl.shoal.dev/fleet"

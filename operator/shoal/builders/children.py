@@ -29,7 +29,7 @@ def build_service(owner: Owner, role: str) -> Manifest:
     port = PORTS[role]
     spec = {
         "type": "ClusterIP",
-        "selector": {MANAGED_BY: MANAGER, ROLE: role, owner.label: owner.name},
+        "selector": {ROLE: role, owner.label: owner.name},
         "ports": [{"name": "http", "port": port, "targetPort": port, "protocol": "TCP"}],
     }
     return with_hash(build_child(owner, "v1", "Service", owner.service(role), {"spec": spec}))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from shoal.api.labels import MANAGED_BY, MANAGER, OWN_TOKEN, POOL, PORTS, ROLE, VARIANT, Role
+from shoal.api.labels import OWN_TOKEN, POOL, PORTS, ROLE, VARIANT, Role
 from shoal.api.services.leases import DEFAULT_VARIANT
 from shoal.api.services.roles.broker import BrokerConfig
 from shoal.api.services.roles.environment import EnvironmentConfig, EnvironmentSource, LifecycleConfig
@@ -34,7 +34,7 @@ def pool_owner(name: str, namespace: str, uid: str) -> Owner:
 
 def member_selector(name: str) -> str:
     """Label selector of a pool's members."""
-    return f"{MANAGED_BY}={MANAGER},{ROLE}={Role.ENVIRONMENT},{POOL}={name}"
+    return f"{ROLE}={Role.ENVIRONMENT},{POOL}={name}"
 
 
 def build_broker(owner: Owner, spec: EnvironmentPoolSpec, images: Images) -> Manifest:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from shoal.api.labels import FLEET, MANAGED_BY, MANAGER, OWN_TOKEN, PORTS, ROLE, WORKER_GROUP, Role
+from shoal.api.labels import FLEET, OWN_TOKEN, PORTS, ROLE, WORKER_GROUP, Role
 from shoal.api.services.models import InFlightPolicy
 from shoal.api.services.roles.engine import EngineConfig
 from shoal.api.services.roles.gateway import GatewayConfig
@@ -28,7 +28,7 @@ def fleet_owner(name: str, namespace: str, uid: str) -> Owner:
 
 def engine_selector(name: str) -> str:
     """Label selector of a fleet's engines."""
-    return f"{MANAGED_BY}={MANAGER},{ROLE}={Role.ENGINE},{FLEET}={name}"
+    return f"{ROLE}={Role.ENGINE},{FLEET}={name}"
 
 
 def build_gateway(owner: Owner, spec: RolloutFleetSpec, images: Images) -> Manifest:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from shoal.api.labels import MANAGED_BY, MANAGER, PORTS, ROLE, Role
+from shoal.api.labels import PORTS, ROLE, Role
 from shoal.api.v1alpha1.environmentpool import Isolation, Network
 from shoal.builders.children import build_child, with_hash
 from shoal.builders.owner import Owner
@@ -132,12 +132,12 @@ def _rule(direction: str, peers: list[Manifest], port: int) -> Manifest:
 
 
 def _own(owner: Owner, role: str) -> Manifest:
-    return {"podSelector": {"matchLabels": {MANAGED_BY: MANAGER, ROLE: role, owner.label: owner.name}}}
+    return {"podSelector": {"matchLabels": {ROLE: role, owner.label: owner.name}}}
 
 
 def _role(role: str) -> Manifest:
     """Pods of a role of any resource in the namespace: a shared pool or fleet does not know its jobs."""
-    return {"podSelector": {"matchLabels": {MANAGED_BY: MANAGER, ROLE: role}}}
+    return {"podSelector": {"matchLabels": {ROLE: role}}}
 
 
 def _operator(settings: NetworkSettings) -> list[Manifest]:

@@ -11,7 +11,9 @@ from shoal.api.labels import PORTS, Role
 from shoal.api.tolerant import read_conditions
 from shoal.builders.images import Images
 from shoal.builders.network import NetworkSettings
+from shoal.builders.owner import Owner
 from shoal.controllers.effects import Effects, Subject
+from shoal.controllers.podevents import PodEvents
 from shoal.controllers.status import StatusWriter
 from shoal.controllers.world import World
 from shoal.engine.clock import Clock
@@ -47,11 +49,16 @@ class Context:
     network: NetworkSettings
     tokens: TokenPolicy
     neighbours: Neighbourhood
+    events: PodEvents
 
     @property
     def now(self) -> float:
         """Seconds since the epoch."""
         return self.clock.wall().timestamp()
+
+    def explained(self, owner: Owner, pods: list[PodView]) -> list[PodView]:
+        """The owner's pods, with what events say of those that do not start."""
+        return self.events.explained(owner.uid, owner.namespace, pods, self.now)
 
     async def carry_out(self, subject: Subject, body: Json, plan: Plan) -> Result:
         """Report and do what a plan decided, renew tokens that are due, and say when to look again."""
@@ -59,8 +66,9 @@ class Context:
         held = self.world.tokens_of(subject.owner.namespace, uid)
         renewals, renewed_in = plan_tokens(held, self.tokens, self.now)
         await self.status.write(subject.resource, body, plan.status)
-        await self.effects.perform(subject, [*renewals, *plan.actions])
-        return Result(self._requeue(uid, soonest(plan.requeue_after, renewed_in)))
+        refused = await self.effects.perform(subject, [*renewals, *plan.actions])
+        again = soonest(plan.requeue_after, renewed_in, self.effects.refusals.retry_in(uid), self.events.due_in(uid))
+        return Result(self._requeue(uid, again), refused)
 
     def _requeue(self, uid: str, seconds: float | None) -> float | None:
         """When to look again: as planned, when a status may be written that was put off, and soon while a service does

@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.api.labels import PREVIOUS_TOKEN_KEY, TOKEN_KEY
+from shoal.api.labels import PREFIX, PREVIOUS_TOKEN_KEY, TOKEN_KEY
 from shoal.builders.children import new_token, token_renewed
 from shoal.builders.owner import Owner
 from shoal.controllers.fields import SCALE_MANAGER
 from shoal.controllers.peers import Peers
+from shoal.controllers.refusals import Refusals, ramp
 from shoal.engine.clock import Clock
 from shoal.engine.expectations import Expectations
 from shoal.engine.keys import ObjectKey
@@ -52,7 +53,8 @@ from shoal.planner.actions import (
     RenewToken,
     RetireMember,
 )
-from shoal.planner.observed import Expected, Holder
+from shoal.planner.observed import Expected, Holder, Refused
+from shoal.planner.refusals import child_key, key_of
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +105,7 @@ class Effects:
     ) -> None:
         self._client = client
         self._neighbours = neighbours
-        self._refusals: dict[tuple[str, str], str] = {}
-        self._taken: dict[str, str] = {}
+        self.refusals = Refusals(clock)
         self._expectations = expectations
         self._recorder = recorder
         self._peers = peers
@@ -119,36 +120,67 @@ class Effects:
                 pending = expectations.pending((owner.uid, role), self._clock.now())
                 creations[role] = creations.get(role, 0) + len(pending.creations)
                 deletions |= pending.deletions
-        refused = next((self._refusals[key] for role in roles if (key := (owner.uid, role)) in self._refusals), "")
-        return Expected(creations, frozenset(deletions), refused, self._taken.get(owner.uid, ""))
+        return Expected(creations, frozenset(deletions), self.refusals.of(owner.uid))
 
-    async def perform(self, subject: Subject, actions: Iterable[Action]) -> None:
-        """Do everything: shared children first and in order, pods side by side; raises the first error at the end."""
-        ordered: list[Action] = []
-        parallel: list[Action] = []
-        for action in actions:
-            (ordered if _goes_first(action) else parallel).append(action)
-        for action in ordered:
-            await self._one(subject, action)
-        self._taken.pop(subject.owner.uid, None)
+    async def perform(self, subject: Subject, actions: Iterable[Action]) -> ApiError | None:
+        """Do everything: shared children first and in order, pods side by side.
+
+        Returns what the API server refuses, now or before; it is tried again after a pause (`refusals.retry_in`).
+        Raises the first other error at the end.
+        """
+        uid = subject.owner.uid
+        ordered, creations, parallel = _sorted(actions)
+        wanted = {key_of(action) for action in [*ordered, *(each for group in creations.values() for each in group)]}
+        self.refusals.keep(uid, lambda key: key in wanted or not _is_own(key))
+        held = [not await self._child(subject, action) for action in ordered]
         limit = asyncio.Semaphore(PARALLEL_WRITES)
 
-        async def bounded(action: Action) -> None:
+        async def bounded(action: Action) -> bool:
             async with limit:
-                await self._one(subject, action)
+                return await self._one(subject, action)
 
-        results = await asyncio.gather(*(bounded(action) for action in parallel), return_exceptions=True)
+        async def create(role: str, group: list[Action]) -> None:
+            if not self.refusals.waits(uid, role):
+                await ramp(group, bounded, self.refusals.pace(uid, role), PARALLEL_WRITES)
+
+        works: list[Awaitable[object]] = [bounded(action) for action in parallel]
+        if not any(held):  # without its Secret, say, no pod could start
+            works += [create(role, group) for role, group in creations.items()]
+        results = await asyncio.gather(*works, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        return self.refusals.error(uid)
 
-    async def _one(self, subject: Subject, action: Action) -> None:
+    async def _child(self, subject: Subject, action: Action) -> bool:
+        """Whether the child could be written, or anything else done."""
+        uid, key = subject.owner.uid, key_of(action)
+        if key and self.refusals.waits(uid, key):
+            return False
+        try:
+            done = await self._one(subject, action)
+        except ApiError as error:
+            if not key or not _refuses(error):
+                raise
+            await self._refuse(subject.owner, key, Refused("CreateRefused", f"{key.replace('/', ' ')}: {error}"), error)
+            return False
+        if done and key:
+            self.refusals.accept(uid, key)
+        return done
+
+    async def _refuse(self, owner: Owner, key: str, refused: Refused, error: ApiError) -> None:
+        self.refusals.refuse(owner.uid, key, refused, error)
+        event = "CreateFailed" if refused.reason == "CreateRefused" else refused.reason
+        await self._recorder.record(_reference(owner), "Warning", event, refused.message)
+
+    async def _one(self, subject: Subject, action: Action) -> bool:
+        """Whether it was done, and not refused."""
         owner = subject.owner
         match action:
             case Apply():
-                await self._apply(subject, action)
+                return await self._apply(subject, action)
             case CreateOnce(manifest):
-                await self._create_once(owner, manifest)
+                return await self._create_once(owner, manifest)
             case RenewToken(secret, version, current, edited):
                 # Nodes may have brought an edited token to the pods by now; it is taken until they have the new one.
                 change = token_renewed(new_token(), current, self._clock.wall())
@@ -162,7 +194,7 @@ class Effects:
             case ForgetToken(secret, version):
                 await self._change_token(owner, secret, version, {"data": {PREVIOUS_TOKEN_KEY: ""}})
             case CreatePod(role, manifest):
-                await self._create_pod(owner, role, manifest)
+                return await self._create_pod(owner, role, manifest)
             case DeletePod(role, name, uid, reason, holder, force):
                 await self._delete_pod(owner, role, holder or Holder("Pod", name), uid, reason, force=force)
             case RetireMember(name, uid, reason, holder):
@@ -184,37 +216,40 @@ class Effects:
                 await self._patch_status(owner, kind, name, resource_version, status)
             case Event(type_, reason, message):
                 await self._recorder.record(subject.reference(), type_, reason, message)
+        return True
 
     def refusal(self, owner: Owner, kind: str) -> str:
         """Why the API server refused the owner's child of a neighbour's kind when it was last applied, or ""."""
-        return self._refusals.get((owner.uid, kind), "")
+        found = self.refusals.of(owner.uid)
+        return next((each.message for key, each in found.items() if key.startswith(f"{kind}/")), "")
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a resource that is gone."""
-        self._refusals = {key: text for key, text in self._refusals.items() if key[0] != uid}
-        self._taken.pop(uid, None)
+        self.refusals.forget(uid)
 
-    async def _apply(self, subject: Subject, action: Apply) -> None:
+    async def _apply(self, subject: Subject, action: Apply) -> bool:
         owner, manifest = subject.owner, action.manifest
-        kind = manifest["kind"]
+        kind, key = manifest["kind"], child_key(manifest["kind"], manifest["metadata"]["name"])
         resource = self._resource(kind)
         if resource is None:
-            return
-        if action.first:
-            await self._look_for_another(owner, resource, manifest)
-        self._refusals.pop((owner.uid, kind), None)
+            return True
+        if action.first and await self._is_taken(owner, resource, key, manifest):
+            return False
         try:
             applied = await self._client.apply(resource, manifest, owner.namespace)
         except ApiError as error:
             if kind not in RESOURCES and _refuses(error):
                 # What the user wrote for another operator is theirs to correct: the next pass tells them.
-                self._refusals[(owner.uid, kind)] = error.message
+                refused = Refused("CreateRefused", error.message)
+                self.refusals.refuse(owner.uid, key, refused, error)
             raise
         # Of the same version: nothing was wrong by then, or the server holds the field in another form of its own.
         if action.drift and applied["metadata"].get("resourceVersion") != action.version:
             text = f"{action.drift}; it is again as Shoal built it"
             log.warning("%s/%s: %s", owner.namespace, owner.name, text)
             await self._recorder.record(subject.reference(), "Warning", "DriftRepaired", text)
+        self.refusals.accept(owner.uid, key)
+        return not await self._is_rewritten(owner, key, manifest, applied)
 
     def _resource(self, kind: str) -> Resource | None:
         """None for a neighbour's kind that went a moment ago; the next pass says so."""
@@ -242,15 +277,31 @@ class Effects:
         with suppress(NotFoundError, ConflictError):  # gone, or pinned by somebody a moment ago
             await self._client.apply(subject.resource, body, owner.namespace, manager=SCALE_MANAGER, force=False)
 
-    async def _create_once(self, owner: Owner, manifest: dict[str, Any]) -> None:
+    async def _create_once(self, owner: Owner, manifest: dict[str, Any]) -> bool:
         resource = RESOURCES[manifest["kind"]]
+        name = manifest["metadata"]["name"]
+        key = child_key(manifest["kind"], name)
         try:
-            await self._client.create(resource, manifest, owner.namespace)
+            stored = await self._client.create(resource, manifest, owner.namespace)
         except AlreadyExistsError:
-            await self._look_for_another(owner, resource, manifest)
+            if await self._is_taken(owner, resource, key, manifest):
+                return False
+            # Its own, and the cache may not show it for want of a label that somebody has taken away.
+            labels = {"metadata": {"labels": manifest["metadata"]["labels"]}}
+            stored = await self._client.patch(resource, name, labels, owner.namespace)
+        return not await self._is_rewritten(owner, key, manifest, stored)
 
-    async def _look_for_another(self, owner: Owner, resource: Resource, manifest: dict[str, Any]) -> None:
-        """Raises AlreadyExistsError where an object that is not this owner's has the child's name.
+    async def _is_rewritten(self, owner: Owner, key: str, manifest: dict[str, Any], stored: dict[str, Any]) -> bool:
+        """Whether something in the cluster took labels away by which the operator finds its objects again."""
+        changed = changed_labels(manifest, stored)
+        if not changed:
+            return False
+        text = f"{key.replace('/', ' ')} was stored with other labels: {changed}. {EXEMPT}"
+        await self._refuse(owner, key, Refused("LabelsRewritten", text), ApiError(text, status=422))
+        return True
+
+    async def _is_taken(self, owner: Owner, resource: Resource, key: str, manifest: dict[str, Any]) -> bool:
+        """Whether an object that is not this owner's has the child's name; it is told and looked at again.
 
         Applied over, a Service that a team made by hand would lead its callers into a pool. The pass comes again by
         itself, because nobody follows that object.
@@ -260,19 +311,20 @@ class Effects:
         page = await self._client.list(resource, owner.namespace, fields=f"metadata.name={name}", limit=0)
         found = next((each for each in page.items if each["metadata"]["name"] == name), None)
         if found is None:
-            return
+            return False
         claims = found["metadata"].get("ownerReferences") or []
         # By name as well: what an earlier resource of this kind and name has left may go on with its successor, which
         # otherwise had to wait for the garbage collector.
         if any(
             claim["uid"] == owner.uid or (claim["kind"], claim["name"]) == (owner.kind, owner.name) for claim in claims
         ):
-            return
+            return False
         text = (
             f"{manifest['kind']} {name} is there and does not belong to {owner.kind} {owner.name}: rename one of them"
         )
-        self._taken[owner.uid] = text
-        raise AlreadyExistsError(text, status=409, reason="AlreadyExists")
+        error = AlreadyExistsError(text, status=409, reason="AlreadyExists")
+        await self._refuse(owner, key, Refused("NameTaken", text), error)
+        return True
 
     async def _change_token(self, owner: Owner, secret: str, version: str, change: dict[str, Any]) -> bool:
         """Whether the Secret was still of this version; a newer one decides afresh, as soon as the cache shows it."""
@@ -283,19 +335,21 @@ class Effects:
             return False
         return True
 
-    async def _create_pod(self, owner: Owner, role: str, manifest: dict[str, Any]) -> None:
+    async def _create_pod(self, owner: Owner, role: str, manifest: dict[str, Any]) -> bool:
         kind = manifest["kind"]
         resource, expectations = self._made_of(kind)
         if resource is None:
-            return  # it went a moment ago; the next pass says so
+            return True  # it went a moment ago; the next pass says so
         named = {**_named(manifest), "apiVersion": resource.api_version}
         key = ObjectKey(owner.namespace, named["metadata"]["name"])
         expectations.expect_creation((owner.uid, role), key, self._clock.now())
         try:
-            await self._client.create(resource, named, owner.namespace)
+            stored = await self._client.create(resource, named, owner.namespace)
         except ApiError as error:
             expectations.creation_failed(key, error)
             if isinstance(error, AlreadyExistsError):
+                if await self._is_taken(owner, resource, role, named):
+                    return False
                 # An older pod of this name is still there. If it was made for an object of this name that is gone,
                 # its end wakes nobody, so the pass has to come again by itself.
                 raise
@@ -304,10 +358,24 @@ class Effects:
             words = str(error).replace(key.name, manifest["metadata"].get("generateName", key.name))
             text = f"{kind.lower()} of role {role}: {words}"
             if _refuses(error):
-                self._refusals[(owner.uid, role)] = text
+                await self._refuse(owner, role, Refused("CreateRefused", text), error)
+                return False
             await self._recorder.record(_reference(owner), "Warning", "CreateFailed", text)
             raise
-        self._refusals.pop((owner.uid, role), None)
+        changed = changed_labels(named, stored)
+        if not changed:
+            self.refusals.accept(owner.uid, role)
+            return True
+        text = f"a {kind.lower()} of role {role} was stored with other labels: {changed}. {EXEMPT}"
+        if not is_lost(named, stored):
+            await self._recorder.record(_reference(owner), "Warning", "LabelsRewritten", text)
+            return True
+        # Nobody would find it again, and the next pass would make another one.
+        uid = stored["metadata"]["uid"]
+        await self._refuse(owner, role, Refused("LabelsRewritten", text), ApiError(text, status=422))
+        await self._ignore(NotFoundError, lambda: self._client.delete(resource, key.name, owner.namespace, uid=uid))
+        expectations.creation_failed(key, ApiError(text, status=422))
+        return False
 
     async def _delete_pod(
         self, owner: Owner, role: str, target: Holder, uid: str, reason: str, *, force: bool = False
@@ -349,6 +417,47 @@ _PASSING = frozenset({0, 409, 429, 503})
 def _refuses(error: ApiError) -> bool:
     """Whether it is about the object itself."""
     return error.status not in _PASSING
+
+
+EXEMPT = "Exempt labels of rl.shoal.dev and app.kubernetes.io/managed-by from the webhook or policy that changes them"
+
+
+def changed_labels(sent: dict[str, Any], stored: dict[str, Any]) -> str:
+    """The labels, and the owner, that were sent and are not stored, in words; "" for none."""
+    has = stored["metadata"].get("labels") or {}
+    changed = [key for key, value in (sent["metadata"].get("labels") or {}).items() if has.get(key) != value]
+    return ", ".join([*changed, *([] if _is_owned(sent, stored) else ["ownerReferences"])])
+
+
+def is_lost(sent: dict[str, Any], stored: dict[str, Any]) -> bool:
+    """Whether neither the operator nor a Service could find the stored pod: by Shoal's own labels, and its owner."""
+    has = stored["metadata"].get("labels") or {}
+    own = {key: value for key, value in sent["metadata"]["labels"].items() if key.startswith(PREFIX)}
+    return not _is_owned(sent, stored) or any(has.get(key) != value for key, value in own.items())
+
+
+def _is_owned(sent: dict[str, Any], stored: dict[str, Any]) -> bool:
+    claims = {claim["uid"] for claim in stored["metadata"].get("ownerReferences") or ()}
+    return all(claim["uid"] in claims for claim in sent["metadata"].get("ownerReferences") or ())
+
+
+def _is_own(key: str) -> bool:
+    """Whether a refusal is of a role or of a child of Shoal's own kinds; what a neighbour's look-up asks for stays."""
+    kind, slash, _ = key.partition("/")
+    return not slash or kind in RESOURCES or kind[0].islower()
+
+
+def _sorted(actions: Iterable[Action]) -> tuple[list[Action], dict[str, list[Action]], list[Action]]:
+    """What goes first, the creations of pods by role, and the rest."""
+    ordered: list[Action] = []
+    creations: dict[str, list[Action]] = {}
+    parallel: list[Action] = []
+    for action in actions:
+        if isinstance(action, CreatePod):
+            creations.setdefault(action.role, []).append(action)
+        else:
+            (ordered if _goes_first(action) else parallel).append(action)
+    return ordered, creations, parallel
 
 
 def _goes_first(action: Action) -> bool:

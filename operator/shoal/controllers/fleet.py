@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from shoal.api.labels import PORTS, Role
+from shoal.api.services.common import Finding
 from shoal.api.services.models import GatewayStatus
 from shoal.api.tolerant import read_status
 from shoal.api.v1alpha1.rolloutfleet import (
@@ -126,4 +127,5 @@ def read_gateway(status: GatewayStatus) -> FleetReading:
         requests=status.requests,
         served_while_updating=status.served_while_updating,
     )
-    return FleetReading(engines, versions, status.queued, status.update_error, usage)
+    failed = [Finding(reason="WeightUpdateFailed", message=status.update_error)] if status.update_error else []
+    return FleetReading(engines, versions, status.queued, [*status.findings, *failed], usage)

@@ -5,7 +5,9 @@ from math import inf
 from typing import Any
 
 from shoal.api.labels import Role
-from shoal.api.services.trajectories import DataStatus
+from shoal.api.services.common import Finding, Report
+from shoal.api.services.training import TrainerStatus
+from shoal.api.services.trajectories import AgentStatus, DataStatus
 from shoal.api.tolerant import part, parts, read_conditions, read_status
 from shoal.api.v1alpha1.jobplanes import EnvironmentSource
 from shoal.api.v1alpha1.jobstatus import (
@@ -23,22 +25,28 @@ from shoal.builders.children import build_service, build_tokens
 from shoal.builders.helpers import placed_helper
 from shoal.builders.network import job_policies
 from shoal.builders.owner import Owner
-from shoal.controllers.context import Context
+from shoal.controllers.context import Context, service_of, url_of
 from shoal.controllers.scaffold import KindController, Pass
 from shoal.controllers.world import REFLECTED
 from shoal.engine.keys import ObjectKey
+from shoal.engine.scrape import Target
 from shoal.engine.store import Store, by_owner_uid
 from shoal.kube.resources import RL_JOBS
 from shoal.neighbours.neighbour import JobPass
 from shoal.planner.actions import Plan
 from shoal.planner.admission import RETRY_SECONDS
 from shoal.planner.job import DependencyView, JobDesired, JobObserved, JobReading, ended, plan_job
+from shoal.planner.observed import PodView
 from shoal.planner.rayview import NO_CLUSTER, RayView
 
 Json = dict[str, Any]
 
 OPERATOR = "rl.shoal.dev/operator"
 """The `managedBy` of jobs that this operator looks after; others are another controller's (MultiKueue's, say)."""
+
+
+ASKED_AGENTS = 8
+"""Agents run one program with one configuration: what hinders one of some hundred, a few of them tell."""
 
 
 class JobController(KindController[RLJobSpec, JobDesired, JobObserved]):
@@ -77,9 +85,25 @@ class JobController(KindController[RLJobSpec, JobDesired, JobObserved]):
             fleet=self._fleet(owner, spec),
             environments=[self._pool(owner, source) for source in spec.environments],
             data=self.read(owner.uid, DataStatus, read_data, stale=inf),
+            findings=self._findings(owner.uid, at.pods),
             queue=queue,
             ray=context.neighbours.ray_cluster(replace(job_pass, spec=spec)),
         )
+
+    def targets(self, pods: list[PodView]) -> dict[str, Target]:
+        """Return whom to ask how the job fares: the data manager, the trainer and some agents, by role and name."""
+        agents = sorted((pod for pod in pods if pod.role == Role.AGENT), key=lambda pod: pod.name)[:ASKED_AGENTS]
+        asked: dict[str, tuple[PodView | None, type[Report]]] = {
+            Role.TRAINER: (service_of(pods, Role.TRAINER), TrainerStatus),
+            **{f"{Role.AGENT}/{pod.name}": (service_of([pod], Role.AGENT), AgentStatus) for pod in agents},
+        }
+        more = {key: Target(url_of(pod), model) for key, (pod, model) in asked.items() if pod is not None}
+        return {**super().targets(pods), **more}
+
+    def _findings(self, uid: str, pods: list[PodView]) -> list[Finding]:
+        seen = [self._context.scraper.get(uid, key) for key in self.targets(pods) if key != Role.DATA]
+        values = [each.value for each in seen if each is not None and not each.error]
+        return [found for value in values if isinstance(value, TrainerStatus | AgentStatus) for found in value.findings]
 
     def build(self, at: Pass[RLJobSpec], observed: JobObserved) -> JobDesired:
         """Return every object of the job, placed as its queue admits it."""
@@ -178,7 +202,7 @@ def read_data(status: DataStatus) -> JobReading:
         step=status.step,
         version=status.version,
         complete=status.complete,
-        halted=status.halted,
+        findings=findings_of(status),
         reward=RewardStatus(
             last=_text(status.reward.last), best=_text(status.reward.best), window=_text(status.reward.window)
         ),
@@ -197,6 +221,12 @@ def read_data(status: DataStatus) -> JobReading:
         staleness=StalenessStatus(p50=status.staleness.p50, max=status.staleness.max),
         trajectories_per_minute=f"{status.trajectories_per_minute:.0f}",
     )
+
+
+def findings_of(status: DataStatus) -> list[Finding]:
+    """What the data manager finds wrong; one that stopped says so among it."""
+    halted = [Finding(reason="TooManyFaults", message=status.halted, fatal=True)] if status.halted else []
+    return [*status.findings, *(halted if not any(found.fatal for found in status.findings) else [])]
 
 
 def _faults(status: DataStatus) -> int:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shoal.api.labels import ROLE
 from shoal.api.v1alpha1 import EnvironmentPool, RLJob, RolloutFleet
 from shoal.builders.images import Images
 from shoal.builders.network import NetworkSettings
@@ -19,6 +20,7 @@ from shoal.controllers.effects import Effects
 from shoal.controllers.fleet import FleetController
 from shoal.controllers.job import JobController, uses
 from shoal.controllers.peers import Peers
+from shoal.controllers.podevents import PodEvents
 from shoal.controllers.pool import PoolController
 from shoal.controllers.preflight import Kind, Preflight
 from shoal.controllers.review import Places
@@ -111,9 +113,11 @@ def build_manager(client: KubeClient, settings: OperatorSettings) -> Manager:
         settings.network,
         settings.tokens,
         neighbours,
+        PodEvents(client, clock),
     )
     manager = Manager(client, elector=_elector(client, settings), clock=clock)
     background = {"events": recorder.run, "scraper": scraper.run, "peers": peers.run, "neighbours": discovery.run}
+    background["pod events"] = context.events.run
     for name, run in background.items():
         manager.add_background(name, run)
     _wire(manager, client, context, expectations, discovery, settings)
@@ -156,6 +160,7 @@ def _wire(
             context.scraper.set_targets(uid, {})
             context.status.forget(uid)
             context.effects.forget(uid)
+            context.events.forget(uid)
             for controller in (pool, fleet, job):
                 controller.forget(uid)
 
@@ -170,7 +175,7 @@ def _wire(
         if name != "jobs":
             reflector.on_change(partial(wiring.dependency_changed, queues["jobs"], partial(uses, resource.kind)))
             reflector.on_change(wiring.child_changed)
-    pods = manager.add_reflector(Reflector(client, PODS, world.pods, namespace=settings.namespace, labels=MANAGED))
+    pods = manager.add_reflector(Reflector(client, PODS, world.pods, namespace=settings.namespace, labels=ROLE))
     pods.on_change(expectations.observe)
     pods.on_change(wiring.child_changed)
     owned = ((SERVICES, world.services), (SECRETS, world.tokens), (NETWORK_POLICIES, world.policies))
@@ -187,6 +192,7 @@ def _wire(
             mirror.on_change(wiring.child_changed)
             mirror.on_complete(wiring.wake_all)
     context.scraper.on_change(wiring.wake)
+    context.events.on_change(wiring.wake)
     discovery.on_change(wiring.wake_all)
     _check(manager, client, context, discovery, settings, wiring)
 

@@ -127,4 +127,4 @@ def read_broker(status: BrokerStatus) -> PoolReading:
         occupied_seconds=round(status.occupied_seconds),
         active_seconds=round(status.active_seconds),
     )
-    return PoolReading(members, queued, status.wait_p50, status.wait_p99, usage)
+    return PoolReading(members, queued, status.wait_p50, status.wait_p99, usage, status.findings)

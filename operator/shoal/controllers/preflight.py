@@ -209,7 +209,7 @@ class Preflight:
         message = f"{who} lacks permissions {describe(gaps, NAMED)}. To mend it, {GRANT}"
         kinds = [self._hindered(gap) for gap in gaps]
         # Who cannot see would act blindly; and where the lease may not be had, nobody acts at all.
-        holds = [self._hindered(gap) for gap in gaps if gap.verb in FOLLOW or _of_lease(gap)]
+        holds = [self._hindered(gap) for gap in gaps if _blinds(gap) or _of_lease(gap)]
         return Trouble(PERMISSION_MISSING, message, frozenset().union(*kinds), frozenset().union(*holds))
 
     def _hindered(self, gap: Gap) -> frozenset[str]:
@@ -279,6 +279,11 @@ class Preflight:
         self._refused[resource] = error
         self._review = self._review or isinstance(error, ForbiddenError)
         self._asked.set()
+
+
+def _blinds(gap: Gap) -> bool:
+    """Whether a cache cannot be kept without it; what is looked up only in trouble holds nobody."""
+    return gap.verb in FOLLOW and set(FOLLOW) <= set(gap.rule.verbs)
 
 
 def _of_lease(gap: Gap) -> bool:

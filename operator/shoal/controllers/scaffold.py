@@ -100,6 +100,11 @@ class KindController(ABC, Generic[SpecT, DesiredT, ObservedT]):
         """Return whether this operator looks after the resource."""
         return True
 
+    def targets(self, pods: list[PodView]) -> dict[str, Target]:
+        """Return whose status to read, by the name under which it is kept."""
+        service = service_of(pods, self.role)
+        return {self.role: Target(url_of(service), self.message)} if service else {}
+
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a resource that is gone."""
 
@@ -112,7 +117,7 @@ class KindController(ABC, Generic[SpecT, DesiredT, ObservedT]):
             return Result()
         context = self._context
         owner = self.owner(key, body["metadata"]["uid"])
-        pods = context.world.workers_of(owner.namespace, owner.uid)
+        pods = context.explained(owner, context.world.workers_of(owner.namespace, owner.uid))
         service = service_of(pods, self.role)
         tokens = context.world.taken_by(owner.namespace, owner.uid, owner.secret)
         subject = Subject(owner, self.resource, service.ip if service else "", tokens)
@@ -121,8 +126,7 @@ class KindController(ABC, Generic[SpecT, DesiredT, ObservedT]):
         except ValidationError as error:
             await context.reject(subject, body, error)
             return Result()
-        targets = {self.role: Target(url_of(service), self.message)} if service else {}
-        context.scraper.set_targets(owner.uid, targets)
+        context.scraper.set_targets(owner.uid, self.targets(pods))
         at = Pass(owner, body, spec, pods)
         observed = await self.observe(at)
         plan = self.plan(at, self.build(at, observed), observed)

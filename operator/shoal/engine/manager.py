@@ -41,9 +41,13 @@ LONGEST_REST_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a reconcile leaves behind: None, or in how many seconds to look again (a deadline brings no event)."""
+    """What a reconcile leaves behind: None, or in how many seconds to look again (a deadline brings no event).
+
+    `refused` is what the API server would not have; the reconcile has seen to a pause itself.
+    """
 
     requeue_after: float | None = None
+    refused: ApiError | None = None
 
 
 class Reconciler(Protocol):
@@ -306,10 +310,13 @@ class Manager:
         try:
             async with asyncio.timeout(self._reconcile_seconds):
                 outcome = await busy
-            result = "success"
-            if controller.failing.pop(key, None) is not None:
-                log.info("%s %s: succeeded again", controller.name, key)
             controller.queue.forget(key)
+            if outcome.refused is not None:
+                self._log_failure(controller, key, outcome.refused, outcome.requeue_after or 0.0)
+            else:
+                result = "success"
+                if controller.failing.pop(key, None) is not None:
+                    log.info("%s %s: succeeded again", controller.name, key)
             if outcome.requeue_after is not None:
                 controller.queue.add_after(key, outcome.requeue_after)
         except Exception as error:
@@ -320,7 +327,9 @@ class Manager:
         return min(LONGEST_REST_SECONDS, REST_FACTOR * busy.seconds) if busy.seconds > SHORT_PASS_SECONDS else 0.0
 
     def _failed(self, controller: Controller, key: ObjectKey, error: Exception) -> None:
-        seconds = controller.queue.add_rate_limited(key)
+        self._log_failure(controller, key, error, controller.queue.add_rate_limited(key))
+
+    def _log_failure(self, controller: Controller, key: ObjectKey, error: Exception, seconds: float) -> None:
         text = f"{type(error).__name__}: {error}"
         if isinstance(error, TimeoutError):
             text = f"no end after {self._reconcile_seconds:g} s"

@@ -83,6 +83,7 @@ RULES: tuple[Rule, ...] = (
     Rule("", ("secrets",), (*FOLLOW, "create", "patch"),
          "Keep the tokens between services, and large configurations; Kubernetes cannot allow it for these alone."),
     Rule("", ("events",), ("create", "patch"), "Say what happened, and how often."),
+    Rule("", ("events",), ("list",), "Read why a pod does not start: a volume, a network, a quota."),
     Rule("coordination.k8s.io", ("leases",), ("get", "create", "update"), "Elect one of several operators.",
          scope=Scope.OWN),
 )  # fmt: skip

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
+from shoal.api.labels import ROLE
 from shoal.engine.expectations import Expectations
 from shoal.engine.store import OWNER_UID, Index, Store, by_owner_uid
 from shoal.engine.visitor import NeighbourReflector
-from shoal.neighbours.neighbour import MANAGED, Json, Neighbour, Surroundings
+from shoal.neighbours.neighbour import Json, Neighbour, Surroundings
 from shoal.planner.holders import Blocked, Held, as_pod
 from shoal.planner.observed import PodView
 
@@ -54,7 +55,7 @@ class Maker(Neighbour):
             self.plural,
             self.store,
             namespace=around.namespace,
-            labels=MANAGED,
+            labels=ROLE,
         )
         reflector.on_change(self.expectations.observe)
         return (reflector,)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.services.common import Finding
 from shoal.api.v1alpha1.common import resolve_count
 from shoal.api.v1alpha1.rolloutfleet import (
     EngineStatusEntry,
@@ -18,10 +19,11 @@ from shoal.planner.actions import Action, CreatePod, DeletePod, DrainEngine, Man
 from shoal.planner.children import Present, changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.holders import Blocked, idle_maker
-from shoal.planner.observed import Expected, PodView, Reading, next_loss
+from shoal.planner.observed import Expected, PodView, Reading, Refused
 from shoal.planner.podset import Limits, plan_podset
 from shoal.planner.policies import policies_applied
 from shoal.planner.pool import SETTLE_SECONDS, WARNINGS
+from shoal.planner.refusals import standing
 from shoal.planner.scale import reflection, scaling_limited
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import soonest
@@ -34,7 +36,7 @@ class FleetReading:
     engines: Mapping[str, EngineStatusEntry] = field(default_factory=dict)
     versions: WeightVersions = field(default_factory=WeightVersions)
     queued: int = 0
-    update_error: str = ""
+    findings: Sequence[Finding] = ()
     usage: FleetUsage = field(default_factory=FleetUsage)
 
 
@@ -107,14 +109,15 @@ def plan_fleet(
     actions += [DrainEngine(pod.name, pod.uid, "WorkerGroupRemoved", pod.holder) for pod in gone]
     idle, idle_wake = idle_maker(observed.pods, now)
     blocked = next((why for group in desired.engines if (why := _blocked(desired, observed, group))), None)
-    status = _status(spec, desired, observed, counts, now, blocked or idle)
+    refused = standing(actions, observed.expected)
+    status = _status(spec, desired, observed, counts, now, blocked or idle, refused)
     actions += conditions.transitions(observed.status.conditions, status.conditions, WARNINGS)
     actions += reflection(spec.replicas, observed.reflected, status.desired_replicas, status.replicas)
     # What blocks a fleet ends with an event; until then nothing can be done about its size.
     moving = partial or bool(gone) or (status.replicas != status.desired_replicas and blocked is None)
     moving |= memory.waiting
     _, policies_wake = policies_applied(desired.children, observed.children, observed.status.conditions, now)
-    wait = soonest(SETTLE_SECONDS if moving else idle_wake, next_loss(observed.pods, now), policies_wake)
+    wait = soonest(SETTLE_SECONDS if moving else idle_wake, health.next_look(observed.pods, now), policies_wake)
     return Plan(tuple(actions), status.to_json(), wait, memory)
 
 
@@ -206,6 +209,7 @@ def _status(
     counts: Mapping[str, int],
     now: float,
     blocked: Blocked | None,
+    refused: Refused | None,
 ) -> RolloutFleetStatus:
     engines = [pod for pod in observed.pods if pod.role == Role.ENGINE and not pod.deleting]
     hashes = {manifest["metadata"]["annotations"][SPEC_HASH] for manifest in desired.engines.values()}
@@ -224,7 +228,7 @@ def _status(
         usage=_usage(reading.usage, observed.status.usage),
     )
     policies, _ = policies_applied(desired.children, observed.children, observed.status.conditions, now)
-    verdicts = [*_verdicts(spec, observed, status, blocked), *policies, *_limited(spec, observed)]
+    verdicts = [*_verdicts(spec, observed, status, blocked, refused, now), *policies, *_limited(spec, observed)]
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )
@@ -245,7 +249,12 @@ def _entry(pod: PodView, reading: FleetReading) -> EngineStatusEntry:
 
 
 def _verdicts(
-    spec: RolloutFleetSpec, observed: FleetObserved, status: RolloutFleetStatus, blocked: Blocked | None
+    spec: RolloutFleetSpec,
+    observed: FleetObserved,
+    status: RolloutFleetStatus,
+    blocked: Blocked | None,
+    refused: Refused | None,
+    now: float,
 ) -> list[Verdict]:
     serving = [entry for entry in status.engines if entry.phase in ("Ready", "Updating")]
     if spec.suspend:
@@ -264,9 +273,14 @@ def _verdicts(
     moving |= status.replicas != status.desired_replicas
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
-    missing = status.replicas < status.desired_replicas or not any(pod.role == Role.GATEWAY for pod in observed.pods)
-    refused = observed.expected.refused if missing else ""
-    degraded = health.degraded(observed.pods, blocked=blocked, refused=refused, taken=observed.expected.taken)
-    if not degraded.status and observed.gateway.value is not None and observed.gateway.value.update_error:
-        degraded = Verdict("Degraded", True, "WeightUpdateFailed", observed.gateway.value.update_error)
+    silent = health.unreachable(observed.pods, Role.GATEWAY, observed.gateway, now)
+    told = observed.gateway.value.findings if observed.gateway.value is not None else ()
+    degraded = health.degraded(
+        observed.pods,
+        now=now,
+        blocked=blocked,
+        refused=refused,
+        findings=[silent] if silent is not None and not spec.suspend else told,
+        waiting="" if available.status or spec.suspend else available.message,
+    )
     return [available, progressing, degraded]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from shoal.api.base import Condition
 from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.services.common import Finding
 from shoal.api.v1alpha1.jobstatus import (
     EvaluationStatus,
     JobPhase,
@@ -20,11 +21,12 @@ from shoal.planner.actions import Action, CreatePod, DeletePod, DeleteSelf, Mani
 from shoal.planner.admission import NO_QUEUE, QueueDecision
 from shoal.planner.children import Present, changed_children
 from shoal.planner.conditions import Verdict
-from shoal.planner.observed import Expected, PodView, Reading, next_loss
+from shoal.planner.observed import Expected, PodView, Reading, Refused
 from shoal.planner.podset import Limits, plan_podset, surge_of
 from shoal.planner.policies import policies_applied
 from shoal.planner.pool import SETTLE_SECONDS
 from shoal.planner.rayview import NO_CLUSTER, RayView
+from shoal.planner.refusals import standing
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import parse_timestamp, soonest, timestamp
 
@@ -82,7 +84,7 @@ class JobReading:
     step: int = 0
     version: int = 0
     complete: bool = False
-    halted: str = ""
+    findings: Sequence[Finding] = ()
     reward: RewardStatus = field(default_factory=RewardStatus)
     evaluation: EvaluationStatus = field(default_factory=EvaluationStatus)
     trajectories: TrajectoryCounts = field(default_factory=TrajectoryCounts)
@@ -92,7 +94,11 @@ class JobReading:
 
 @dataclass(frozen=True)
 class JobObserved:
-    """Everything a pass over one job sees."""
+    """Everything a pass over one job sees.
+
+    Args:
+        findings: what the trainer and the agents say is wrong now.
+    """
 
     generation: int
     status: RLJobStatus
@@ -102,6 +108,7 @@ class JobObserved:
     fleet: DependencyView
     environments: Sequence[DependencyView]
     data: Reading[JobReading]
+    findings: Sequence[Finding] = ()
     queue: QueueDecision = NO_QUEUE
     ray: RayView = NO_CLUSTER
 
@@ -135,7 +142,8 @@ def plan_job(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, now: f
     actions += list(changed_children(_own(children, observed), observed.children))
     ended_at = _ended_at(observed.status, now) if verdicts else None
     actions += _pod_actions(spec, desired, observed, running, ended_at, now)
-    status = _status(spec, desired, observed, verdicts, now)
+    refused = standing(actions, observed.expected)
+    status = _status(spec, desired, observed, verdicts, refused, now)
     actions += conditions.transitions(observed.status.conditions, status.conditions, frozenset({"Failed", "Degraded"}))
     ttl = spec.ttl_seconds_after_finished
     if ended_at is not None and ttl is not None and now >= ended_at + ttl:
@@ -169,8 +177,9 @@ def _end_of(spec: RLJobSpec, observed: JobObserved, now: float) -> list[Verdict]
     reading = observed.data.value
     if reading is not None and reading.complete:
         return [Verdict("Complete", True, "Finished", f"step {reading.step}, weight version {reading.version}")]
-    if reading is not None and reading.halted:
-        return [Verdict("Failed", True, "TooManyFaults", reading.halted)]
+    fatal = next((finding for finding in _findings(observed) if finding.fatal), None)
+    if fatal is not None:
+        return [Verdict("Failed", True, fatal.reason, fatal.message)]
     resting = _rests(spec, observed)
     started = parse_timestamp(observed.status.start_time) if observed.status.start_time else now
     if spec.active_deadline_seconds is not None and now >= started + spec.active_deadline_seconds and not resting:
@@ -191,7 +200,7 @@ def _end_of(spec: RLJobSpec, observed: JobObserved, now: float) -> list[Verdict]
         if count > limit:
             pods = [pod for pod in observed.pods if pod.role in (role, role.removesuffix("s"))]
             words = next((pod.last_words for pod in pods if pod.last_words), "")
-            last = health.degraded([pod for pod in observed.pods if pod.role in (role, role.removesuffix("s"))])
+            last = health.degraded(pods, now=now)
             return [
                 Verdict("Failed", True, "BackoffLimitExceeded", f"{role} failed {count} times; {words or last.message}")
             ]
@@ -265,11 +274,18 @@ def _ended_at(status: RLJobStatus, now: float) -> float:
     return parse_timestamp(status.completion_time) if status.completion_time else now
 
 
-def _status(spec: RLJobSpec, desired: JobDesired, observed: JobObserved, end: list[Verdict], now: float) -> RLJobStatus:
+def _status(
+    spec: RLJobSpec,
+    desired: JobDesired,
+    observed: JobObserved,
+    end: list[Verdict],
+    refused: Refused | None,
+    now: float,
+) -> RLJobStatus:
     old = observed.status
     reading = observed.data.value
     policies, _ = policies_applied(desired.children, observed.children, old.conditions, now)
-    verdicts = [*_verdicts(spec, observed, end), *policies]
+    verdicts = [*_verdicts(spec, observed, end, refused, now), *policies]
     status = RLJobStatus(
         observed_generation=observed.generation,
         phase=_phase(spec, observed, end),
@@ -303,7 +319,9 @@ def _phase(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> JobPha
     return JobPhase.STARTING if observed.pods else JobPhase.PENDING
 
 
-def _verdicts(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> list[Verdict]:
+def _verdicts(
+    spec: RLJobSpec, observed: JobObserved, end: list[Verdict], refused: Refused | None, now: float
+) -> list[Verdict]:
     suspended = _rests(spec, observed) and not end
     trainer = [pod for pod in observed.pods if pod.role == Role.TRAINER and not pod.deleting]
     ready = any(pod.ready for pod in trainer)
@@ -312,7 +330,7 @@ def _verdicts(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> lis
         _environments_ready(observed),
         _dependency_ready("FleetReady", observed.fleet),
         _trainer_ready(observed, ready=ready),
-        _degraded(spec, observed, end),
+        _degraded(spec, observed, end, refused, now),
         *_admitted(observed),
     ]
     if end:
@@ -372,14 +390,27 @@ def _dependency_ready(type_: str, dependency: DependencyView) -> Verdict:
     )
 
 
-def _degraded(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> Verdict:
+def _findings(observed: JobObserved) -> list[Finding]:
+    """What the job's services say is wrong now."""
+    own = observed.data.value.findings if observed.data.value is not None else ()
+    return [*own, *observed.findings]
+
+
+def _degraded(
+    spec: RLJobSpec, observed: JobObserved, end: list[Verdict], refused: Refused | None, now: float
+) -> Verdict:
     if end:
         return Verdict("Degraded", False, "Ended")
-    roles = [pod.role for pod in observed.pods if not pod.deleting]
-    wanted = {Role.DATA: 1, Role.TRAINER: 1, Role.AGENT: spec.agents.replicas}
-    missing = not _rests(spec, observed) and any(roles.count(role) < number for role, number in wanted.items())
-    refused = observed.expected.refused if missing else ""
-    own = health.degraded(observed.pods, refused=refused, taken=observed.expected.taken)
+    rests = _rests(spec, observed)
+    silent = None if rests else health.unreachable(observed.pods, Role.DATA, observed.data, now)
+    runs = _phase(spec, observed, end) == JobPhase.RUNNING
+    own = health.degraded(
+        observed.pods,
+        now=now,
+        refused=refused,
+        findings=[silent] if silent is not None else _findings(observed),
+        waiting="" if runs or rests else _waiting_for(observed),
+    )
     if own.status:
         return own
     for dependency in (observed.fleet, *observed.environments):
@@ -390,7 +421,7 @@ def _degraded(spec: RLJobSpec, observed: JobObserved, end: list[Verdict]) -> Ver
 
 def _waiting_for(observed: JobObserved) -> str:
     missing = [f"{view.kind} {view.name}" for view in (observed.fleet, *observed.environments) if not view.available]
-    ready = {pod.role for pod in observed.pods if pod.ready}
+    ready = {pod.role for pod in observed.pods if pod.ready and not pod.deleting}
     missing += [role for role in (Role.DATA, Role.TRAINER, Role.AGENT) if role not in ready]
     return f"waiting for {', '.join(missing)}" if missing else ""
 
@@ -409,6 +440,6 @@ def _requeue(
     elif status.phase in (JobPhase.PENDING, JobPhase.STARTING):
         deadlines.append(now + SETTLE_SECONDS)
     later = [deadline - now for deadline in deadlines if deadline > now]
-    loss = next_loss(observed.pods, now)
-    later += [loss] if loss is not None else []
+    look = health.next_look(observed.pods, now)
+    later += [look] if look is not None else []
     return max(0.1, min(later)) if later else None

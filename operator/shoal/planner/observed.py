@@ -1,6 +1,6 @@
 """What a pass sees: pods cut down to what decisions need."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -231,17 +231,24 @@ def _trouble(containers: list[dict[str, Any]], status: dict[str, Any]) -> Troubl
 
 
 @dataclass(frozen=True)
+class Refused:
+    """Why the API server would not have an object: reason and message of the Degraded condition."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Expected:
     """Effects of this process that its cache does not show yet.
 
-    `refused` says why the API server would not have a pod when it was last asked: a quota, an admission policy;
-    `taken`, which child could not be made because somebody else's object has its name.
+    `refused` says of roles and of children (by kind and name) why the API server would not have them when it was last
+    asked: a quota, an admission policy, a name that is taken.
     """
 
     creations: dict[str, int] = field(default_factory=dict)
     deletions: frozenset[str] = frozenset()
-    refused: str = ""
-    taken: str = ""
+    refused: Mapping[str, Refused] = field(default_factory=dict)
 
     def creating(self, role: str) -> int:
         """Pods of this role that were asked for and not seen yet."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shoal.api.labels import SPEC_HASH, Role
+from shoal.api.services.common import Finding
 from shoal.api.v1alpha1.common import seconds
 from shoal.api.v1alpha1.environmentpool import (
     EnvironmentPoolSpec,
@@ -18,9 +19,10 @@ from shoal.planner.actions import Action, CreatePod, DeletePod, Manifest, Plan, 
 from shoal.planner.children import Present, changed_children
 from shoal.planner.conditions import Verdict
 from shoal.planner.holders import Blocked, idle_maker
-from shoal.planner.observed import Expected, PodView, Reading, next_loss
+from shoal.planner.observed import Expected, PodView, Reading, Refused
 from shoal.planner.podset import Limits, PodSetPlan, plan_podset, surge_of
 from shoal.planner.policies import policies_applied
+from shoal.planner.refusals import standing
 from shoal.planner.scale import SCALING_LIMITED, reflection, scaling_limited
 from shoal.planner.singleton import plan_singleton
 from shoal.planner.times import soonest
@@ -54,6 +56,7 @@ class PoolReading:
     p50: float = 0.0
     p99: float = 0.0
     usage: PoolUsage = field(default_factory=PoolUsage)
+    findings: Sequence[Finding] = ()
 
 
 @dataclass(frozen=True)
@@ -131,14 +134,15 @@ def plan_pool(
     ]
     actions += [RetireMember(pod.name, pod.uid, "VariantRemoved", pod.holder) for pod in gone]
     idle, idle_wake = idle_maker(observed.pods, now)
-    status = _status(spec, desired, observed, counts, now, observed.blocked or idle)
+    refused = standing(actions, observed.expected)
+    status = _status(spec, desired, observed, counts, now, observed.blocked or idle, refused)
     actions += conditions.transitions(observed.status.conditions, status.conditions, WARNINGS)
     actions += reflection(spec.replicas, observed.reflected, status.desired_replicas, status.replicas)
     # What blocks a pool ends with an event; until then nothing can be done about its size.
     moving = partial or gone or (status.replicas != status.desired_replicas and observed.blocked is None)
     wait = soonest(SETTLE_SECONDS if moving else wake, _next_age(spec, observed.pods, now), idle_wake)
     _, policies_wake = policies_applied(desired.children, observed.children, observed.status.conditions, now)
-    wait = soonest(wait, next_loss(observed.pods, now), policies_wake)
+    wait = soonest(wait, health.next_look(observed.pods, now), policies_wake)
     return Plan(tuple(actions), status.to_json(), wait, memory)
 
 
@@ -317,6 +321,7 @@ def _status(
     counts: Mapping[str, int],
     now: float,
     blocked: Blocked | None,
+    refused: Refused | None,
 ) -> EnvironmentPoolStatus:
     variants = [_variant_status(spec, observed, name, counts[name]) for name in desired.members]
     members = [pod for pod in observed.pods if pod.role == Role.ENVIRONMENT and not pod.deleting]
@@ -337,7 +342,7 @@ def _status(
         usage=_usage(reading.usage, observed.status.usage),
     )
     policies, _ = policies_applied(desired.children, observed.children, observed.status.conditions, now)
-    verdicts = [*_verdicts(spec, observed, status, blocked), *policies, *_limited(spec, observed)]
+    verdicts = [*_verdicts(spec, observed, status, blocked, refused, now), *policies, *_limited(spec, observed)]
     return status.model_copy(
         update={"conditions": conditions.merge(observed.status.conditions, verdicts, observed.generation, now)}
     )
@@ -376,7 +381,12 @@ def _add(counts: Sequence[SlotCounts]) -> SlotCounts:
 
 
 def _verdicts(
-    spec: EnvironmentPoolSpec, observed: PoolObserved, status: EnvironmentPoolStatus, blocked: Blocked | None
+    spec: EnvironmentPoolSpec,
+    observed: PoolObserved,
+    status: EnvironmentPoolStatus,
+    blocked: Blocked | None,
+    refused: Refused | None,
+    now: float,
 ) -> list[Verdict]:
     if spec.suspend:
         available = Verdict("Available", False, "Suspended", "spec.suspend is true")
@@ -396,10 +406,17 @@ def _verdicts(
     moving |= status.ready_replicas != status.replicas
     message = f"{status.ready_replicas} ready, {status.updated_replicas} current, {status.desired_replicas} desired"
     progressing = Verdict("Progressing", moving, "Changing" if moving else "Settled", message)
-    missing = status.replicas < status.desired_replicas or not any(pod.role == Role.BROKER for pod in observed.pods)
-    refused = observed.expected.refused if missing else ""
+    silent = health.unreachable(observed.pods, Role.BROKER, observed.broker, now)
+    told = observed.broker.value.findings if observed.broker.value is not None else ()
     return [
         available,
         progressing,
-        health.degraded(observed.pods, blocked=blocked, refused=refused, taken=observed.expected.taken),
+        health.degraded(
+            observed.pods,
+            now=now,
+            blocked=blocked,
+            refused=refused,
+            findings=[silent] if silent is not None and not spec.suspend else told,
+            waiting="" if available.status or spec.suspend else available.message,
+        ),
     ]
