@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from shoal_embedded.apiserver import bodies, discovery, logs, openapi
+from shoal_embedded.apiserver import absent, bodies, discovery, execs, logs, openapi
 from shoal_embedded.apiserver.collector import Collector
 from shoal_embedded.apiserver.errors import StatusError, unknown_path
 from shoal_embedded.apiserver.handlers import Handlers, Target
@@ -115,8 +115,14 @@ class ApiServer:
         if fixed is not None:
             return bodies.answer(fixed) if isinstance(fixed, dict) else web.Response(text=fixed)
         if parts[:1] == ["apis"] and parts[1:3] == ["authorization.k8s.io", "v1"]:
-            return bodies.answer(await _allowed(request), 201)
+            return bodies.answer(await _allowed(request, parts[-1]), 201)
         target = self._target(parts)
+        missing = absent.subresource(target.resource.plural, target.subresource)
+        if missing is not None:
+            raise missing
+        if target.resource.key == "pods" and target.subresource == "exec":
+            pod = self._objects.get(target.resource, target.home, target.name)
+            return await execs.relay(request, self._storage, pod)
         if target.resource.key == "pods" and target.subresource == "log":
             pod = self._objects.get(target.resource, target.home, target.name)
             return await logs.stream(request, self._storage, pod)
@@ -159,6 +165,9 @@ class ApiServer:
         else:
             raise web.HTTPNotFound(text=NO_PAGE)
         if not self._registry.in_version(group, version):
+            missing = absent.group(group)
+            if missing is not None:
+                raise missing
             raise web.HTTPNotFound(text=NO_PAGE)
         namespace = None
         if rest[0] == "namespaces" and len(rest) > 2 and rest[2] not in ("status", "finalize"):
@@ -172,8 +181,15 @@ class ApiServer:
         return Target(resource, namespace, name, subresource)
 
 
-async def _allowed(request: web.Request) -> Json:
+async def _allowed(request: web.Request, review: str) -> Json:
     """Whoever has the token may do everything."""
-    body = await bodies.read(request) or {}
     metadata = {"creationTimestamp": timestamp()}
+    if review == "selfsubjectrulesreviews":
+        # Which namespace it asks about changes nothing, so its body, protobuf from kubectl, is not read.
+        body = {"kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1", "spec": {}}
+        everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}
+        urls = {"verbs": ["*"], "nonResourceURLs": ["*"]}
+        rules = {"resourceRules": [everything], "nonResourceRules": [urls], "incomplete": False}
+        return {**body, "metadata": metadata, "status": rules}
+    body = await bodies.read(request) or {}
     return {**body, "metadata": metadata, "status": {"allowed": True, "reason": "the embedded API server has one user"}}

@@ -14,8 +14,8 @@ NODE_URL = "shoal.dev/node-url"
 """Annotation of a Node: where its logs are served."""
 
 
-async def stream(request: web.Request, storage: Storage, pod: Json) -> web.StreamResponse:
-    """A container's log, as long as the node sends it."""
+def place(request: web.Request, storage: Storage, pod: Json, what: str) -> str:
+    """Where the node serves this (`logs`, `exec`) of the container that is asked for."""
     metadata, spec = pod["metadata"], pod["spec"]
     names = [each["name"] for each in (*spec.get("initContainers", ()), *spec["containers"])]
     container = request.query.get("container") or (spec["containers"][0]["name"])
@@ -24,7 +24,12 @@ async def stream(request: web.Request, storage: Storage, pod: Json) -> web.Strea
     node = storage.get("nodes", "", spec.get("nodeName", ""))
     if node is None:
         raise bad_request(f'container "{container}" in pod "{metadata["name"]}" is waiting to start: not scheduled')
-    url = f"{node['metadata']['annotations'][NODE_URL]}/logs/{metadata['namespace']}/{metadata['name']}/{container}"
+    return f"{node['metadata']['annotations'][NODE_URL]}/{what}/{metadata['namespace']}/{metadata['name']}/{container}"
+
+
+async def stream(request: web.Request, storage: Storage, pod: Json) -> web.StreamResponse:
+    """A container's log, as long as the node sends it."""
+    url = place(request, storage, pod, "logs")
     query = {key: value for key, value in request.query.items() if key != "container"}
     timeout = aiohttp.ClientTimeout(total=None, connect=5)
     try:

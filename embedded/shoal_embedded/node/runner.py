@@ -156,6 +156,17 @@ class ContainerRunner:
         assert self.record.shim is not None
         return Target(self._setting.pod_ip, self.container, environment(self.record.shim.pid), self._working_folder)
 
+    def beside(self, pod: Pod, command: list[str]) -> tuple[list[str], Target]:
+        """A command for this container as it runs, with real paths in place of mounted ones, and its surroundings."""
+        volumes = VolumeMaker(pod, self._folder, self._around.volume_sources, self._setting)
+        mounts = volumes.mounts(self.container)
+        rewrite = Rewriter(mounts, self._around.service_address)
+        real = [rewrite(word) for word in command]
+        if real[:2] == ["tar", "cf"]:
+            # `kubectl cp` looks in the archive for the paths that it has asked for.
+            real += [f"--transform=s|^{path.strip('/')}|{mount.strip('/')}|" for mount, path in mounts.items()]
+        return real, self._target()
+
     async def _until_end(self, pod: Pod, run: process.Run) -> None:
         code = await run.ended()
         reason = self.record.kill_reason or ("Completed" if code == 0 else "Error")

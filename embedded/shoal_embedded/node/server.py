@@ -1,4 +1,4 @@
-"""The node's HTTP server: logs and figures, by its own paths and by kubelet's."""
+"""The node's HTTP server: logs, commands and figures, by its own paths and by kubelet's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
+from shoal_embedded.node import execution
 from shoal_embedded.node.figures import Figures
 from shoal_embedded.node.logfiles import LogFile
 from shoal_embedded.node.podspec import format_time, parse_time
@@ -66,7 +67,7 @@ class LogQuery:
 
 
 class NodeServer:
-    """Serves `/logs/NAMESPACE/POD/CONTAINER`, `/containerLogs/…` (kubelet's), `/stats/summary` and `/healthz`."""
+    """Serves `/logs/NAMESPACE/POD/CONTAINER`, `/exec/…`, kubelet's `/containerLogs/…`, `/stats/summary`, `/healthz`."""
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class NodeServer:
         app.router.add_get("/stats/summary", self._summary)
         for prefix in ("logs", "containerLogs"):
             app.router.add_get(f"/{prefix}/{{namespace}}/{{pod}}/{{container}}", self._logs)
+        app.router.add_get("/exec/{namespace}/{pod}/{container}", self._exec)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.host, self.port, ssl_context=self._tls).start()
@@ -112,7 +114,7 @@ class NodeServer:
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         query = LogQuery.read(request)
-        runner = self._find(request)
+        _, runner = self._find(request)
         attempt = runner.record.attempt - (1 if query.previous else 0)
         if attempt < 1:
             what = f"container {runner.record.name!r} in pod {request.match_info['pod']!r}"
@@ -125,6 +127,21 @@ class NodeServer:
         await response.prepare(request)
         await self._send(response, runner, attempt, query)
         await response.write_eof()
+        return response
+
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        worker, runner = self._find(request)
+        attempt, command = runner.record.attempt, request.query.getall("command", [])
+        if not command:
+            raise web.HTTPBadRequest(text="exec: no command\n")
+        if not runner.record.running:
+            raise web.HTTPBadRequest(text=f"container {runner.record.name!r} does not run\n")
+        command, target = runner.beside(worker.pod, command)
+
+        def running() -> bool:
+            return runner.record.running and runner.record.attempt == attempt
+
+        response: web.StreamResponse = await execution.serve(request, command, target, running)
         return response
 
     async def _send(self, response: web.StreamResponse, runner: ContainerRunner, attempt: int, query: LogQuery) -> None:
@@ -148,12 +165,12 @@ class NodeServer:
             if left == 0:
                 return
 
-    def _find(self, request: web.Request) -> ContainerRunner:
+    def _find(self, request: web.Request) -> tuple[PodWorker, ContainerRunner]:
         namespace, pod, name = (request.match_info[key] for key in ("namespace", "pod", "container"))
         for worker in self._workers():
             if worker.pod.namespace == namespace and worker.pod.name == pod:
                 if name in worker.runners:
-                    return worker.runners[name]
+                    return worker, worker.runners[name]
                 raise web.HTTPNotFound(text=f"container {name!r} in pod {pod!r} is not valid\n")
         raise web.HTTPNotFound(text=f"pod {namespace}/{pod} does not run on this node\n")
 
