@@ -193,6 +193,19 @@ def test_arguments_are_those_of_the_command(helm: Helm) -> None:
         assert [port["containerPort"] for port in main["ports"]] == [8080]
 
 
+def test_the_pod_takes_what_is_added_to_it(helm: Helm) -> None:
+    pod = one(helm.render(EVERYTHING), "Deployment")["spec"]["template"]["spec"]
+    main, proxy = pod["containers"]
+    assert (main["name"], proxy["name"]) == ("operator", "proxy")
+    assert [volume["name"] for volume in pod["volumes"]] == [mount["name"] for mount in main["volumeMounts"]]
+    assert pod["hostAliases"][0]["ip"] == "192.0.2.1"
+    assert main["livenessProbe"]["failureThreshold"] == 12
+    assert main["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert main["readinessProbe"]["periodSeconds"] == 5
+    context = command.make_context("operator", list(main["args"]))
+    assert (context.params["log_level"], context.params["log_format"]) == ("debug", "text")
+
+
 def test_images(helm: Helm) -> None:
     main = container(helm.render({"image": {"prefix": "r.example.com/x/", "tag": "t"}, "images": {"broker": "own:1"}}))
     images = {arg.split("=")[1]: arg.split("=")[2] for arg in main["args"] if arg.startswith("--image=")}

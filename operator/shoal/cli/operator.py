@@ -75,6 +75,20 @@ from shoal.cli.options import CREDENTIALS_HELP, DURATION, LISTEN, MINUTES
     help="Take the token before for so long after a renewal; longer than nodes need to refresh a Secret, and than the "
     "episodes of an OpenAI harness last.",
 )
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(("debug", "info", "warning", "error")),
+    help="Least level that is logged; debug has a line for what each pass decided.",
+)
+@click.option(
+    "--log-format",
+    default="text",
+    show_default=True,
+    type=click.Choice(("text", "json")),
+    help="json: one object a line, with the names that the data plane's services use.",
+)
 def command(
     kubeconfig: Path | None,
     namespace: str | None,
@@ -90,6 +104,8 @@ def command(
     scrapers: tuple[str, ...],
     token_max_age: float,
     token_overlap: float,
+    log_level: str,
+    log_format: str,
 ) -> None:
     """Run the operator until it is told to stop."""
     from shoal.builders.images import Images
@@ -109,6 +125,8 @@ def command(
             lease_name=lease_name,
             network=NetworkSettings(network_policies, os.environ.get("POD_NAMESPACE", ""), scrapers),
             tokens=TokenPolicy(token_max_age, token_overlap),
+            log_level=log_level,
+            log_format=log_format,
         )
     )
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import os
 import secrets
 import socket
@@ -30,6 +29,7 @@ from shoal.controllers.world import World
 from shoal.engine.clock import SystemClock
 from shoal.engine.expectations import Expectations
 from shoal.engine.leader import LeaderElector
+from shoal.engine.logs import set_up_logging
 from shoal.engine.manager import Manager
 from shoal.engine.recorder import EventRecorder
 from shoal.engine.reflector import Reflector
@@ -63,6 +63,8 @@ class OperatorSettings:
         lease_name: the lease; operators that share one are replicas of each other.
         network: what the NetworkPolicies of the data plane need to know.
         tokens: when bearer tokens are renewed.
+        log_level: least level that is logged, of `shoal.engine.logs.LEVELS`.
+        log_format: text, or json for one object a line.
     """
 
     kubeconfig: Path | None = None
@@ -74,11 +76,13 @@ class OperatorSettings:
     lease_name: str = "shoal-operator"
     network: NetworkSettings = field(default_factory=NetworkSettings)
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
+    log_level: str = "info"
+    log_format: str = "text"
 
 
 def run_operator(settings: OperatorSettings) -> None:
     """Run until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logging(settings.log_level, settings.log_format)
     # What is loaded by now stays; and the garbage of a decoded list needs no collector: with the default thresholds
     # it walks all caches over and over while they are read, which takes as long as the decoding itself.
     gc.freeze()
