@@ -149,7 +149,7 @@ class WeightFile(Report):
 class WeightsManifest(Report):
     """`manifest.json` of a version: every other file of its folder, and what proves that an engine serves it."""
 
-    version: int = Field(ge=0)
+    version: int = Field(0, ge=0)
     step: int = Field(0, ge=0)
     files: dict[str, WeightFile] = Field(default_factory=dict)
     fixed_prompt: FixedPrompt | None = None
