@@ -173,7 +173,7 @@ def test_constant_shares_do_not_depend_on_lengths() -> None:
 def test_entropy_top_takes_whole_turns_of_highest_entropy(entropy: list[float], fraction: float) -> None:
     values = torch.tensor(entropy).repeat_interleave(2)
     turn = torch.arange(len(entropy)).repeat_interleave(2)
-    mask = EntropyTop(fraction=fraction).select(values, turn)
+    mask = EntropyTop(fraction=fraction).select(values, turn, torch.ones(len(turn)))
     assert int(mask.sum()) == 2 * max(1, round(fraction * len(entropy)))
     assert torch.equal(mask[::2], mask[1::2])
     if not bool(mask.all()):
@@ -182,8 +182,8 @@ def test_entropy_top_takes_whole_turns_of_highest_entropy(entropy: list[float], 
 
 def test_entropy_top_of_everything_is_all() -> None:
     entropy, turn = torch.rand(10), torch.arange(10)
-    everything = SELECTORS.create("all", {}).select(entropy, turn)
-    assert torch.equal(EntropyTop(fraction=1).select(entropy, turn), everything)
+    everything = SELECTORS.create("all", {}).select(entropy, turn, entropy)
+    assert torch.equal(EntropyTop(fraction=1).select(entropy, turn, entropy), everything)
 
 
 def test_wrong_names_and_parameters_are_refused_by_their_path() -> None:

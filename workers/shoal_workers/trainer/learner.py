@@ -131,7 +131,7 @@ class Learner:
             turn = batch.turn[batch.sampled].to(device)
             fixed.old_logprobs.copy_(scores.logprobs)
             fixed.weights.copy_(self._rule.corrector.weights(scores.logprobs, fixed.behaviour, fixed.trajectory))
-            fixed.chosen.copy_(self._rule.selector.select(scores.entropy, turn))
+            fixed.chosen.copy_(self._rule.selector.select(scores.entropy, turn, fixed.advantages))
         if not self._rule.loss.learns_without_advantage:
             # A group of equal rewards says nothing. Left in, its tokens have the gradient of the KL term alone, which
             # Adam makes steps of nearly full size of: what a policy has mastered would drift.

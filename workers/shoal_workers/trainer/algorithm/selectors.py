@@ -12,7 +12,7 @@ from shoal_workers.strategies import NamedStrategy, Registry
 
 
 class StepSelector(NamedStrategy, ABC):
-    """From the policy's entropies [N] (nats, at the start of the step) and the turns [N] they belong to, to a mask [N].
+    """From the policy's entropies [N] (nats, at the start of the step), turns [N] and advantages [N] to a mask [N].
 
     `turn` numbers the turns (model calls) of the whole batch from 0, ascending.
     """
@@ -23,7 +23,7 @@ class StepSelector(NamedStrategy, ABC):
         return False
 
     @abstractmethod
-    def select(self, entropy: Tensor, turn: Tensor) -> Tensor:
+    def select(self, entropy: Tensor, turn: Tensor, advantages: Tensor) -> Tensor:
         """True where a token is trained on; at least one token where there are any."""
 
 
@@ -38,7 +38,7 @@ class AllSteps(StepSelector):
         """Yes."""
         return True
 
-    def select(self, entropy: Tensor, turn: Tensor) -> Tensor:
+    def select(self, entropy: Tensor, turn: Tensor, advantages: Tensor) -> Tensor:
         """All true."""
         return torch.ones_like(turn, dtype=torch.bool)
 
@@ -51,7 +51,7 @@ class EntropyTop(StepSelector):
 
     fraction: float = Field(0.8, gt=0, le=1)
 
-    def select(self, entropy: Tensor, turn: Tensor) -> Tensor:
+    def select(self, entropy: Tensor, turn: Tensor, advantages: Tensor) -> Tensor:
         """Whole turns; ties go to the earlier turn."""
         if not len(turn):
             return torch.ones_like(turn, dtype=torch.bool)
