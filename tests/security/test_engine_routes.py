@@ -11,7 +11,7 @@ from shoal_workers.service import ProblemError, ServiceClient, serving
 from tests.engines.fakes import FakeCore
 
 OPEN = {"/healthz", "/readyz", "/metrics", "/status", "/openapi.json"}
-CONTROL = {"/generate", "/abort", "/weights"}
+CONTROL = {"/generate", "/abort", "/parse", "/weights", "/weights/prepare"}
 OF_VLLM = (
     "/v1/completions",
     "/v1/load_lora_adapter",
