@@ -193,7 +193,7 @@ def _own_fault(containers: list[dict[str, Any]], status: dict[str, Any]) -> bool
 
 def _failures(containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """How these containers last failed; of each the newest one."""
-    ends = [
+    ends: list[dict[str, Any]] = [
         next((end for state in ("state", "lastState") if (end := container.get(state, {}).get("terminated"))), {})
         for container in containers
     ]
