@@ -14,7 +14,7 @@ from tests.embedded.conformance.cases.common import LEASES
 from tests.embedded.conformance.commands import ALL, COMPLETE, Command
 from tests.embedded.conformance.conftest import Pair
 from tests.embedded.conformance.exchange import Side
-from tests.embedded.conformance.kubectl import Kubectl
+from tests.embedded.conformance.kubectl import Kubectl, split
 from tests.kubernetes import Kubernetes
 
 LINES = lines()
@@ -82,3 +82,8 @@ def test_commands_say_the_same(pair: Pair, embedded: Embedded, kubernetes: Kuber
     assert given == wanted, line
     # What a page is about may not be there, but every command is one.
     assert given[0] == (-1 if command(line).ends else 0) or "(NotFound)" in given[1], given
+
+
+def test_a_patch_may_stand_in_quotes() -> None:
+    words = ["patch", "envpool", "NAME", "-p", '{"spec": null}']
+    assert split("patch envpool NAME -p '{\"spec\": null}'") == split('patch envpool NAME -p {"spec": null}') == words

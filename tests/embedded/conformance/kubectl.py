@@ -72,8 +72,8 @@ class Kubectl:
 
 
 def split(line: str) -> list[str]:
-    """The words of a command line; JSON in it needs no quotes."""
+    """The words of a command line; JSON in it may stand in quotes."""
     if "{" not in line and "[" not in line:
         return shlex.split(line)
     head, _, patch = line.partition(" -p ")
-    return [*head.split(), *(["-p", json.dumps(json.loads(patch))] if patch else [])]
+    return [*head.split(), *(["-p", json.dumps(json.loads(patch.strip("'")))] if patch else [])]
