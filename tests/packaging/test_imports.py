@@ -23,6 +23,7 @@ PARTS = {
     ROOT / "embedded" / "shoal_embedded": (),
     WORKERS / "service": ("services",),
     WORKERS / "telemetry": ("services",),
+    WORKERS / "strategies": ("services",),
     WORKERS / "environment": ("environments",),
     WORKERS / "broker": ("environments",),
     WORKERS / "tokens": ("agents",),

@@ -58,7 +58,12 @@ class EnvironmentSpec(ApiModel):
     ) = None
     image: (
         Annotated[
-            str, Field(min_length=1, max_length=512, description="Image of the member; Shoal's own when not set.")
+            str,
+            Field(
+                min_length=1,
+                max_length=512,
+                description="Image of the member. Unset: Shoal's own image; OpenEnv then needs an entrypoint.",
+            ),
         ]
         | None
     ) = None
@@ -71,11 +76,23 @@ class Variant(ApiModel):
     """A task image of its own inside the pool, sized by its own demand."""
 
     name: Annotated[Name, Field(description="Name that a lease request asks for.")]
-    image: Annotated[str, Field(min_length=1, max_length=512, description="In place of environment.image.")] | None = (
-        None
-    )
+    image: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=512, description="Image in place of environment.image. Unset: that one."),
+        ]
+        | None
+    ) = None
     entrypoint: (
-        Annotated[str, Field(min_length=1, max_length=512, description="In place of environment.entrypoint.")] | None
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=512,
+                description="Entry point in place of environment.entrypoint. Unset: that one.",
+            ),
+        ]
+        | None
     ) = None
     config: FreeForm = Field(default_factory=dict, description="Merged over environment.config.")
     weight: Annotated[
@@ -103,7 +120,14 @@ class Isolation(ApiModel):
     """What separates an environment from the cluster; no member ever gets a service-account token."""
 
     runtime_class_name: (
-        Annotated[str, Field(min_length=1, max_length=253, description="RuntimeClass of the members, such as gvisor.")]
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=253,
+                description="RuntimeClass of the members, such as gvisor. Unset: the cluster's default runtime.",
+            ),
+        ]
         | None
     ) = None
     network: Network = Network.DENY
@@ -129,10 +153,24 @@ class Lifecycle(ApiModel):
     mode: LifecycleMode = LifecycleMode.PERSISTENT
     reset: ResetPolicy = Field(default_factory=ResetPolicy)
     max_episodes: (
-        Annotated[int, Field(ge=1, le=1_000_000_000, description="Episodes after which a member is replaced.")] | None
+        Annotated[
+            int,
+            Field(
+                ge=1,
+                le=1_000_000_000,
+                description="Episodes after which a member is replaced. Unset: no number of episodes replaces it.",
+            ),
+        ]
+        | None
     ) = None
     max_age: Annotated[
-        PositiveDuration | None, Field(description="Age after which a member is replaced, between leases.")
+        PositiveDuration | None,
+        Field(
+            description=(
+                "Age after which a member is replaced; it waits until no lease holds a slot. Unset: age replaces no "
+                "member."
+            )
+        ),
     ] = None
     quarantine: Annotated[
         int, Field(ge=1, le=1000, description="Faults of one slot after which it is quarantined.")
@@ -207,7 +245,15 @@ class EnvironmentPoolSpec(ApiModel):
     )
     replicas: (
         Annotated[
-            int, Field(ge=0, le=100_000, description="Pins the number of members; scale then only shapes the pace.")
+            int,
+            Field(
+                ge=0,
+                le=100_000,
+                description=(
+                    "Pins the number of members, 0 included; scale then only shapes the pace. Unset: demand decides "
+                    "within scale."
+                ),
+            ),
         ]
         | None
     ) = None

@@ -106,7 +106,19 @@ class Evaluation(ApiModel):
     temperature: Annotated[
         Decimal, Field(description="Temperature while evaluating, as decimal text; 0 takes the likeliest token.")
     ] = "1.0"
-    every: Annotated[int, Field(ge=1, le=1_000_000, description="Also after every so many steps.")] | None = None
+    every: (
+        Annotated[
+            int,
+            Field(
+                ge=1,
+                le=1_000_000,
+                description=(
+                    "Also evaluate after every so many steps. Unset: only before the first step and after the last."
+                ),
+            ),
+        ]
+        | None
+    ) = None
     success_threshold: (
         Annotated[
             Decimal,

@@ -98,7 +98,12 @@ class Ray(ApiModel):
         Annotated[
             str,
             Field(
-                pattern=r"^(ray://)?[^\s:]+:[0-9]+$", max_length=253, description="HOST:PORT of a running Ray cluster."
+                pattern=r"^(ray://)?[^\s:]+:[0-9]+$",
+                max_length=253,
+                description=(
+                    "HOST:PORT of a running Ray cluster that the trainer joins. Unset: the trainer starts a head of "
+                    "its own, or uses clusterRef or cluster."
+                ),
             ),
         ]
         | None

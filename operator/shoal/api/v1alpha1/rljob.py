@@ -76,17 +76,42 @@ class RLJobSpec(ApiModel):
         immutable("managedBy"),
     ] = "rl.shoal.dev/operator"
     ttl_seconds_after_finished: (
-        Annotated[int, Field(ge=0, le=2_147_483_647, description="Seconds after its end at which the job is deleted.")]
+        Annotated[
+            int,
+            Field(
+                ge=0,
+                le=2_147_483_647,
+                description=(
+                    "Seconds after its end at which the job is deleted. Unset: it stays. 0: it goes as soon as it has "
+                    "ended."
+                ),
+            ),
+        ]
         | None
     ) = None
     active_deadline_seconds: (
-        Annotated[int, Field(ge=1, le=2_147_483_647, description="Seconds after its start at which the job fails.")]
+        Annotated[
+            int,
+            Field(
+                ge=1,
+                le=2_147_483_647,
+                description=(
+                    "Seconds after its start (in a queue: its admission) at which the job fails. Unset: no deadline."
+                ),
+            ),
+        ]
         | None
     ) = None
     backoff_limit: BackoffLimit = Field(default_factory=BackoffLimit)
     success_policy: SuccessPolicy | None = None
     priority_class_name: (
-        Annotated[str, Field(max_length=253, description="PriorityClass of the job's pods.")] | None
+        Annotated[
+            str,
+            Field(
+                max_length=253, description="PriorityClass of the job's pods. Unset: the cluster's default priority."
+            ),
+        ]
+        | None
     ) = None
 
 

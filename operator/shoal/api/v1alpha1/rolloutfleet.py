@@ -36,7 +36,7 @@ class EngineSpec(ApiModel):
     )
     image: (
         Annotated[
-            str, Field(min_length=1, max_length=512, description="Image of the engine; Shoal's own when not set.")
+            str, Field(min_length=1, max_length=512, description="Image of the engine. Unset: Shoal's own image.")
         ]
         | None
     ) = None
@@ -162,7 +162,10 @@ class RolloutFleetSpec(ApiModel):
             Field(
                 ge=0,
                 le=100_000,
-                description="Pins the number of engines over all groups, filled in the groups' order up to each max.",
+                description=(
+                    "Pins the number of engines over all groups, 0 included, filled in the groups' order up to each "
+                    "max. Unset: load decides within each group's replicas."
+                ),
             ),
         ]
         | None
