@@ -6,6 +6,7 @@ minutes and then fails with a page of text; a member says instead, at once, what
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,7 +28,7 @@ class MissingDataError(LookupError):
 def no_downloads() -> None:
     """Make `nltk.download` raise MissingDataError for what is not installed; nothing where NLTK is not."""
     try:
-        import nltk
+        nltk: Any = importlib.import_module("nltk")
     except ImportError:
         return
 
