@@ -1,7 +1,8 @@
 """Built-in strategies as the control plane knows them: names and parameters, from a table that their code generates."""
 
 import json
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+_BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
+    ("minimum", operator.ge, "must be at least"),
+    ("exclusiveMinimum", operator.gt, "must be above"),
+    ("maximum", operator.le, "must be at most"),
+    ("exclusiveMaximum", operator.lt, "must be below"),
+)
+
+
 def _wrong(value: Any, schema: dict[str, Any]) -> str:
     """What is wrong with a value, or ""."""
     if "anyOf" in schema:
@@ -56,13 +65,7 @@ def _wrong(value: Any, schema: dict[str, Any]) -> str:
     kind = schema.get("type")
     if kind is not None and (not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")):
         return f"must be of type {kind}"
-    bounds = (
-        ("minimum", lambda limit: value < limit, "must be at least"),
-        ("exclusiveMinimum", lambda limit: value <= limit, "must be above"),
-        ("maximum", lambda limit: value > limit, "must be at most"),
-        ("exclusiveMaximum", lambda limit: value >= limit, "must be below"),
-    )
-    for key, broken, words in bounds:
-        if key in schema and broken(schema[key]):
+    for key, holds, words in _BOUNDS:
+        if key in schema and not holds(value, schema[key]):
             return f"{words} {schema[key]}"
     return ""

@@ -54,4 +54,4 @@ class Handover:
 def _arrays(trajectory: HandedTrajectory) -> TokenArrays:
     if trajectory.is_record:
         return arrays_of(TrajectoryRecord.model_validate_json(trajectory.blob))
-    return decode(trajectory.blob)
+    return decode(trajectory.blob, checked=True)

@@ -18,7 +18,7 @@ LOGPROB_SLACK = 1e-3
 
 def arrays_of(record: TrajectoryRecord) -> TokenArrays:
     """The record's tokens as arrays; raises a problem for a token id or version that no array can hold."""
-    trajectory = TrainTrajectory(
+    trajectory = TrainTrajectory.model_construct(
         id=record.assignment_id,
         segments=record.segments,
         reward=record.reward,
@@ -28,7 +28,7 @@ def arrays_of(record: TrajectoryRecord) -> TokenArrays:
     group = TrainGroup.model_construct(id="", task_id="", trajectories=[trajectory])
     try:
         return from_batch(Batch.model_construct(id="", groups=[group], expires_at=0.0, lease_seconds=0.0))
-    except OverflowError as error:
+    except (OverflowError, ValueError) as error:
         raise refused("segments", f"a token id, a loss mask or a version is out of range: {error}") from None
 
 

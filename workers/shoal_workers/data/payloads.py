@@ -34,7 +34,8 @@ class Payloads:
         """Append the bytes and note where they lie; raises OSError where the volume has no room."""
         number = self._current()
         path = self._path(number)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if number == 1:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             start = file.tell()
             file.write(blob)

@@ -7,16 +7,16 @@ segment_offsets[s + 1]]` are segment s's own tokens; its full sequence is `full(
 
 from __future__ import annotations
 
-import json
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from shoal.api.services.common import Report, VersionSpan
 from shoal.api.services.trajectories import Batch, EpisodeOutcome, Segment, TrainGroup, TrainTrajectory
@@ -107,6 +107,9 @@ _TYPES: Mapping[str, type[np.generic]] = {
     "turns": np.int32,
     "group_trajectories": np.int64,
 }
+_DTYPES = {"I32": np.int32, "U8": np.uint8, "F32": np.float32, "I64": np.int64, "F64": np.float64}
+"""What safetensors calls them."""
+_CODES: Mapping[type[np.generic], str] = {np.int32: "i", np.uint8: "B", np.float32: "f"}
 assert {each.name for each in fields(TokenArrays)} == {*_TYPES, "metadata"}
 
 
@@ -116,12 +119,15 @@ def encode(arrays: TokenArrays) -> bytes:
     return save({name: np.ascontiguousarray(getattr(arrays, name)) for name in _TYPES}, metadata)
 
 
-def decode(blob: bytes) -> TokenArrays:
-    """The arrays of a blob; raises ArraysError for anything that `encode` cannot have written."""
+def decode(blob: bytes, *, checked: bool = False) -> TokenArrays:
+    """The arrays of a blob, as views of its bytes; raises ArraysError for anything that `encode` cannot have written.
+
+    `checked` says that the bytes are known to be `encode`'s own, such as by a checksum: how the parts fit together is
+    not looked at again.
+    """
     try:
-        found = load(blob)
-        metadata = ArrayMetadata.model_validate_json(_metadata(blob))
-    except (SafetensorError, ValidationError, ValueError, KeyError) as error:
+        found, metadata = _views(blob)
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
         raise ArraysError(f"not a batch of token arrays: {error}") from None
     for name, kind in _TYPES.items():
         if name not in found:
@@ -129,8 +135,27 @@ def decode(blob: bytes) -> TokenArrays:
         if found[name].dtype != kind or found[name].ndim != 1:
             raise ArraysError(f"{name}: {found[name].dtype}{list(found[name].shape)} instead of {np.dtype(kind)}[n]")
     arrays = TokenArrays(metadata=metadata, **{name: found[name] for name in _TYPES})
-    _check(arrays)
+    if not checked:
+        _check(arrays)
     return arrays
+
+
+def _views(blob: bytes) -> tuple[dict[str, NDArray[Any]], ArrayMetadata]:
+    """The safetensors format: an 8-byte length, a JSON header of that length, then the arrays' bytes.
+
+    Read here rather than by its library, which copies each array and keeps the metadata to itself.
+    """
+    start = 8 + int.from_bytes(blob[:8], "little")
+    header: dict[str, Any] = orjson.loads(blob[8:start])
+    found = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            if not 0 <= begin <= end <= len(blob) - start:
+                raise ValueError(f"{name} lies outside the blob")
+            part = memoryview(blob)[start + begin : start + end]
+            found[name] = np.frombuffer(part, _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return found, ArrayMetadata.model_validate_json(header["__metadata__"][_METADATA_KEY])
 
 
 def from_batch(batch: Batch) -> TokenArrays:
@@ -138,11 +163,12 @@ def from_batch(batch: Batch) -> TokenArrays:
     trajectories = [trajectory for group in batch.groups for trajectory in group.trajectories]
     segments = [segment for trajectory in trajectories for segment in trajectory.segments]
     lengths = [len(segment.token_ids) for segment in segments]
+    mask = _flat([segment.loss_mask for segment in segments], np.uint8)
     return TokenArrays(
         token_ids=_flat([segment.token_ids for segment in segments], np.int32),
-        loss_mask=_flat([segment.loss_mask for segment in segments], np.uint8),
+        loss_mask=mask,
         logprobs=_flat([segment.logprobs for segment in segments], np.float32),
-        token_versions=_versions(segments),
+        token_versions=_versions(segments, mask),
         segment_offsets=offsets(lengths),
         segment_parent=np.array([ROOT if each.parent is None else each.parent for each in segments], np.int32),
         segment_shared=np.array([each.shared for each in segments], np.int32),
@@ -197,20 +223,23 @@ def offsets(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(lengths, np.int64))])
 
 
-def _flat(lists: Sequence[Sequence[float]], kind: type[ScalarT]) -> NDArray[ScalarT]:
-    parts = [np.asarray(each, dtype=kind) for each in lists]
-    return np.concatenate(parts) if parts else np.zeros(0, kind)
+def _flat(lists: Sequence[list[Any]], kind: type[ScalarT]) -> NDArray[ScalarT]:
+    """The lists one after the other; raises OverflowError or ValueError for a number that the type cannot hold."""
+    joined = array(_CODES[kind])
+    for each in lists:
+        joined.fromlist(each)
+    return np.frombuffer(joined, kind) if joined else np.zeros(0, kind)
 
 
-def _versions(segments: Sequence[Segment]) -> NDArray[np.int32]:
-    parts = [np.zeros(0, np.int32)]
+def _versions(segments: Sequence[Segment], mask: NDArray[np.uint8]) -> NDArray[np.int32]:
+    versions = np.full(len(mask), NOT_SAMPLED, np.int32)
+    start = 0
     for segment in segments:
-        versions = np.full(len(segment.token_ids), NOT_SAMPLED, np.int32)
         for span in segment.versions:
-            versions[span.start : span.end] = span.version
-        versions[np.asarray(segment.loss_mask) == 0] = NOT_SAMPLED
-        parts.append(versions)
-    return np.concatenate(parts)
+            versions[start + span.start : start + span.end] = span.version
+        start += len(segment.token_ids)
+    versions[mask == 0] = NOT_SAMPLED
+    return versions
 
 
 def _trajectory(arrays: TokenArrays, index: int) -> TrainTrajectory:
@@ -246,12 +275,6 @@ def spans(versions: NDArray[np.int32]) -> list[VersionSpan]:
         for start, end in zip(starts, ends, strict=True)
         if end > start and versions[start] != NOT_SAMPLED
     ]
-
-
-def _metadata(blob: bytes) -> str:
-    """The text that safetensors keeps beside the arrays: an 8-byte length, then a JSON header."""
-    length = int.from_bytes(blob[:8], "little")
-    return str(json.loads(blob[8 : 8 + length])["__metadata__"][_METADATA_KEY])
 
 
 def _check(arrays: TokenArrays) -> None:
