@@ -28,6 +28,7 @@ from shoal.api.services.trajectories import (
     TrainTrajectory,
 )
 from shoal_workers.service import ProblemError, Service, read, reply
+from shoal_workers.tokens.arrays import decode
 from shoal_workers.trainer.progress import Progress
 
 MakeGroups = Callable[[int], list[TrainGroup]]
@@ -185,6 +186,13 @@ class FakeDisk:
     published: dict[int, list[str]] = field(default_factory=dict)
 
 
+def name_of(batch: bytes) -> str:
+    """The id of a batch, as token arrays or as JSON."""
+    if batch.startswith(b"{"):
+        return Batch.model_validate_json(batch).id
+    return decode(batch).metadata.batch
+
+
 class FakeLearner:
     """Its weights are the list of batches they have seen. `crash(point, count)` may raise CrashError at any call."""
 
@@ -212,7 +220,7 @@ class FakeLearner:
     async def train(self, batch: bytes, step: int, version: int) -> dict[str, float]:
         """See the batch."""
         self.crash("before train")
-        self.weights.append(Batch.model_validate_json(batch).id)
+        self.weights.append(name_of(batch))
         self.crash("after train")
         await asyncio.sleep(0)
         return dict(self.figures)
