@@ -148,3 +148,9 @@ def test_offsets_cut_what_stands_one_after_the_other(lengths: list[int]) -> None
 
 def test_the_media_type_is_the_contracts() -> None:
     assert MEDIA_TYPE == "application/vnd.shoal.batch"
+
+
+def test_an_array_that_lies_outside_the_blob_is_refused() -> None:
+    blob = encode(from_batch(example()))
+    with pytest.raises(ArraysError, match="outside the blob"):
+        decode(blob[:-1])
