@@ -46,7 +46,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-_BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
+_BOUNDS: tuple[tuple[str, Callable[[Any, Any], Any], str], ...] = (
     ("minimum", operator.ge, "must be at least"),
     ("exclusiveMinimum", operator.gt, "must be above"),
     ("maximum", operator.le, "must be at most"),

@@ -7,12 +7,11 @@ over from the pods that it serves, and Shoal's own figures.
 from collections.abc import Iterable
 from typing import Any
 
-from shoal.api.labels import LAID_UNDER, Role
+from shoal.api.labels import LAID_UNDER, MAIN, Role
 from shoal.api.v1alpha1.common import HelperPods, PodTemplate
 from shoal.builders.defaults import filled
 from shoal.builders.hashing import spec_hash
 from shoal.builders.merge import strategic_merge
-from shoal.builders.pods import MAIN
 
 Manifest = dict[str, Any]
 
