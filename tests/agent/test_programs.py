@@ -16,6 +16,7 @@ import pytest
 
 from shoal.api.services.models import SamplingParameters
 from shoal.api.services.trajectories import EpisodeOutcome
+from shoal.api.services.tree import full_tokens
 from shoal_workers.agent.openai import _is_async
 from shoal_workers.service import ServiceClient
 from tests.agent.stage import RIGHT, Stage, stage
@@ -84,7 +85,9 @@ async def test_any_program_is_traced_by_its_base_url(tmp_path: Path, name: str) 
     async with stage(tmp_path, **ONE_GROUP) as scene, scene.agent(**program(name)):
         trajectory = (await scene.trajectories())[0]
         assert (trajectory.reward, trajectory.turns, trajectory.outcome) == (1.0, 3, EpisodeOutcome.OK)
-        assert [segment.token_ids for segment in trajectory.segments] == [[1, 2, *RIGHT]] * 3
+        segments = trajectory.segments
+        assert [full_tokens(segments, index) for index in range(len(segments))] == [[1, 2, *RIGHT]] * 3
+        assert [segment.token_ids for segment in segments] == [[1, 2, *RIGHT], RIGHT, RIGHT], "a prompt stands once"
         await scene.until(lambda: not len(scene.gateway.sessions))
         await scene.all_released()
 
