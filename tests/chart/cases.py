@@ -17,7 +17,13 @@ EVERYTHING: Json = {
         "logFormat": "text",
         "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
         "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": True}],
-        "extraContainers": [{"name": "proxy", "image": "registry.example.com/proxy:1"}],
+        "extraContainers": [
+            {
+                "name": "proxy",
+                "image": "registry.example.com/proxy:1",
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            }
+        ],
         "extraPodSpec": {"hostAliases": [{"ip": "192.0.2.1", "hostnames": ["api.example.com"]}]},
         "livenessProbe": {"failureThreshold": 12},
         "readinessProbe": {"periodSeconds": 5},

@@ -131,5 +131,7 @@ PASSED_ON = {
     ".commonLabels",
     ".podLabels",
     ".dashboard.labels",
+    ".operator.livenessProbe",
+    ".operator.readinessProbe",
 }
 """Kubernetes' own objects: the schema knows more fields of them than the chart sets."""

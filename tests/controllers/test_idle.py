@@ -54,8 +54,19 @@ class FakeServer:
             metadata = {**self.pool["metadata"], "resourceVersion": str(len(self.requests) + 1)}
             self.pool = {**self.pool, "metadata": metadata, "status": {**self.pool.get("status", {}), **body["status"]}}
             return web.json_response(self.pool)
+        if body.get("kind") == "EnvironmentPool":
+            self._reflect(body, request.query["fieldManager"])
+            return web.json_response(self.pool)
         self.created.append(body)
         return web.json_response(body)
+
+    def _reflect(self, body: Json, manager: str) -> None:
+        """Take a size that is applied to the pool itself, as the API server does."""
+        metadata = self.pool["metadata"]
+        owned = {"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        changed = {"resourceVersion": str(len(self.requests) + 1), "generation": metadata["generation"] + 1}
+        spec = {**self.pool["spec"], **body["spec"]}
+        self.pool = {**self.pool, "metadata": {**metadata, **changed, "managedFields": [owned]}, "spec": spec}
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[KubeClient]:
