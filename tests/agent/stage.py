@@ -18,7 +18,7 @@ from shoal.api.services.models import GatewayStatus, GenerateRequest, GenerateRe
 from shoal.api.services.roles.agent import AgentConfig
 from shoal.api.services.roles.broker import BrokerConfig
 from shoal.api.services.roles.environment import EnvironmentConfig, EnvironmentSource
-from shoal.api.services.trajectories import Batch, BatchRequest, TrainTrajectory
+from shoal.api.services.trajectories import AgentStatus, Batch, BatchRequest, TrainTrajectory
 from shoal_workers.agent.server import HARNESSES, make_service
 from shoal_workers.broker.server import make_service as make_broker
 from shoal_workers.data.manager import DataManager
@@ -84,6 +84,7 @@ class FakeGateway:
     sessions: Sessions = field(default_factory=Sessions)
     finish: str = "stop"
     held_by: str = ""
+    refusals: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -111,6 +112,7 @@ class FakeGateway:
     def check_run(self, run: str) -> None:
         """As the gateway does, for the run that `held_by` names."""
         if self.held_by not in ("", run):
+            self.refusals += 1
             raise ProblemError("fleet-in-use", f"the fleet serves the weights of run {self.held_by!r}", status=503)
 
     async def _sampled(self, asked: GenerateRequest) -> GenerateResult:
@@ -253,6 +255,15 @@ class Stage:
             await asyncio.sleep(0.02)
         assert self.manager is not None
         raise AssertionError(f"no {outcome}: {await self.manager.status()}")
+
+    async def idle(self, agent: str) -> None:
+        """Wait until the agent at this URL plays no episode."""
+        async with ServiceClient(agent) as client:
+            for _ in range(1000):
+                if (await client.get("/status", AgentStatus)).running == 0:
+                    return
+                await asyncio.sleep(0.02)
+        raise AssertionError("an episode goes on")
 
     async def all_released(self) -> None:
         """Wait until no slot is leased."""

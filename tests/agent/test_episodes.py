@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import pytest
 
 from shoal.api.services.common import VersionSpan
 from shoal.api.services.roles.agent import AgentConfig
-from shoal.api.services.trajectories import AgentStatus, EpisodeOutcome, Segment
+from shoal.api.services.trajectories import AgentStatus, Assignment, EpisodeOutcome, Segment
 from shoal_workers.agent import runner
 from shoal_workers.agent.chat import ChatHarness
-from shoal_workers.agent.episode import check_lengths
+from shoal_workers.agent.episode import EpisodeRun, Services, check_lengths
 from shoal_workers.agent.harness import EpisodeEnd, EpisodeFaultError
 from shoal_workers.agent.openai import OpenAIHarness
 from shoal_workers.service import ConfigurationError, ProblemError, ServiceClient
@@ -167,15 +166,25 @@ async def test_evaluations_ask_for_their_weights_and_temperature(tmp_path: Path)
 
 async def test_model_calls_take_their_own_runs_weights_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fleet that another run still has is waited for, without an environment and without a fault."""
+    begun: list[str] = []
+
+    class ToldEpisode(EpisodeRun):
+        def __init__(self, services: Services, assignment: Assignment) -> None:
+            begun.append(assignment.id)
+            super().__init__(services, assignment)
+
+    monkeypatch.setattr(runner, "EpisodeRun", ToldEpisode)
     monkeypatch.setattr(runner, "FLEET_PAUSE_SECONDS", 0.01)
-    async with stage(tmp_path, **ONE_GROUP) as scene:
+    async with stage(tmp_path, slots=16, **ONE_GROUP) as scene:
         scene.gateway.held_by = "b"
-        async with scene.agent(run="a"):
-            await scene.until(lambda: len(scene.gateway.requests) > 0)
+        # More places than there are episodes: a claim is on its way when the first of them is refused.
+        async with scene.agent(run="a", concurrency=16) as url:
+            await scene.until(lambda: scene.gateway.refusals > len(scene.gateway.requests) + 3)
+            await scene.idle(url)
             await scene.all_released()
-            asked = len(scene.gateway.requests)
-            await asyncio.sleep(0.2)
-            assert len(scene.gateway.requests) == asked, "episodes are begun although the fleet is another's"
+            looks = scene.gateway.refusals
+            await scene.until(lambda: scene.gateway.refusals > looks + 3)
+            assert len(begun) == len(set(begun)), "episodes are begun again although the fleet is another's"
             scene.gateway.held_by = ""
             await scene.trajectories()
         assert {each.run for each in scene.gateway.requests} == {"a"}
@@ -190,6 +199,9 @@ async def test_an_episode_that_no_trainer_has_room_for_is_the_agents_error(
     check_lengths([short], 200)
     with pytest.raises(EpisodeFaultError, match="segment 2 of 2 has 201 tokens, max_model_len is 200"):
         check_lengths([short, long], 200)
+    branch = short.model_copy(update={"parent": 0, "shared": 1})
+    with pytest.raises(EpisodeFaultError, match="segment 2 of 2 has 201 tokens"):
+        check_lengths([short, branch], 200)
 
     async def endless(*_: object) -> EpisodeEnd:
         return EpisodeEnd(EpisodeOutcome.OK, 1.0, 1, [long])

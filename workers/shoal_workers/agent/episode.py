@@ -42,7 +42,7 @@ class Services:
 
 class EpisodeRun:
     """One episode; `run` returns its outcome and never raises but for cancellation, which hands the episode back, and
-    FleetInUseError, which does so too.
+    FleetInUseError, after which the caller hands it back.
     """
 
     def __init__(self, services: Services, assignment: Assignment) -> None:
@@ -63,9 +63,11 @@ class EpisodeRun:
         except EpisodeFaultError as fault:
             await self._failed(fault.outcome, fault.detail)
             return fault.outcome
-        except (asyncio.CancelledError, FleetInUseError):
-            prefix = self._episode.tape.prefix() if self._episode is not None else Prefix()
-            await asyncio.shield(duties.hand_back(self.assignment, prefix))
+        except asyncio.CancelledError:
+            await self.hand_back()
+            raise
+        except FleetInUseError:
+            # The caller first stops claiming: what is handed back before that is claimed at once and refused again.
             raise
         except ProblemError as error:
             # The data manager refused the record, and would refuse it again.
@@ -77,6 +79,11 @@ class EpisodeRun:
             return EpisodeOutcome.AGENT_ERROR
         self.turns = end.turns
         return end.outcome
+
+    async def hand_back(self) -> None:
+        """Give the episode to whoever claims it next, with what it had reached."""
+        prefix = self._episode.tape.prefix() if self._episode is not None else Prefix()
+        await asyncio.shield(self._services.duties.hand_back(self.assignment, prefix))
 
     async def _failed(self, outcome: EpisodeOutcome, detail: str) -> None:
         logger.warning("episode failed", extra={"assignment": self.assignment.id, "outcome": outcome, "detail": detail})
@@ -155,8 +162,9 @@ class EpisodeRun:
 
 
 def check_lengths(segments: Sequence[Segment], limit: int) -> None:
-    """Raises EpisodeFaultError for a segment of more than `limit` tokens, which no trainer has room for."""
+    """Raises EpisodeFaultError for a segment that is, shared prefix and all, longer than a trainer's `limit` tokens."""
     for number, segment in enumerate(segments, start=1):
-        if len(segment.token_ids) > limit:
-            sizes = f"segment {number} of {len(segments)} has {len(segment.token_ids)} tokens, max_model_len is {limit}"
+        length = segment.shared + len(segment.token_ids)
+        if length > limit:
+            sizes = f"segment {number} of {len(segments)} has {length} tokens, max_model_len is {limit}"
             raise EpisodeFaultError(EpisodeOutcome.AGENT_ERROR, sizes)

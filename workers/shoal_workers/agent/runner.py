@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from shoal.api.services.models import SessionSettings
 from shoal.api.services.roles.agent import AgentConfig
-from shoal.api.services.trajectories import AgentStatus, Assignment, EpisodeOutcome
+from shoal.api.services.trajectories import AgentStatus, Assignment, EpisodeOutcome, Prefix
 from shoal_workers.agent.episode import EpisodeRun, Services
 from shoal_workers.agent.harness import FleetInUseError
 from shoal_workers.agent.session import opened
@@ -86,7 +86,11 @@ class Runner:
             return
         claimed = await self._services.duties.claim(free, CLAIM_WAIT_SECONDS)
         for assignment in claimed.assignments:
-            self._begin(assignment)
+            if self._in_use:
+                # Another run got the fleet while the claim was on its way.
+                await self._services.duties.hand_back(assignment, assignment.resume or Prefix())
+            else:
+                self._begin(assignment)
         if claimed.done:
             await asyncio.sleep(DONE_PAUSE_SECONDS)
 
@@ -116,6 +120,7 @@ class Runner:
             self._crowded = self._crowded or outcome is EpisodeOutcome.CANCELLED
         except FleetInUseError as error:
             self._in_use = str(error)
+            await run.hand_back()
         self._turns += run.turns
 
     def _ended(self, task: asyncio.Task[None]) -> None:
