@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -282,10 +283,11 @@ class World(RuleBasedStateMachine):
         assert (self.folder / "report" / "report.json").is_file()
 
 
-def test_no_trajectory_is_lost_or_trained_twice() -> None:
+@pytest.mark.parametrize("runs", [15, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_no_trajectory_is_lost_or_trained_twice(runs: int) -> None:
     run_state_machine_as_test(
         World,
         settings=settings(
-            max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=runs, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

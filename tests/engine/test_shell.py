@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -70,7 +71,7 @@ async def test_an_operator_lives_and_ends_under_kopf(kubernetes: Kubernetes) -> 
             process.send_signal(signal.SIGTERM)
             output, errors = await asyncio.wait_for(process.communicate(), 20)
             assert process.returncode == 0, errors.decode()
-            assert "ended well; kubernetes imported: False" in output.decode()
+            assert "ended well" in output.decode()
             assert b"Traceback" not in errors
 
 
@@ -169,3 +170,9 @@ async def test_nothing_starts_without_credentials(tmp_path: Path) -> None:
 
     with pytest.raises(CredentialsError):
         await run_shell(kubeconfig_source(tmp_path / "none"), None)  # type: ignore[arg-type]
+
+
+def test_an_operator_in_a_pod_imports_no_official_client() -> None:
+    code = "import sys, shoal.cli.main, shoal.cli.operator, shoal.engine.shell; print('kubernetes' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

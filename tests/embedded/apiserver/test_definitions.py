@@ -77,7 +77,7 @@ def test_kubectl_does_what_a_person_does(embedded: Embedded) -> None:
     assert "condition met" in waited
     assert "Longest context, in tokens." in embedded.kubectl("explain", "rljob.spec.model.maxModelLen")
     refused = embedded.kubectl(*kubectl, "apply", "-f", "-", stdin=pool.replace("Gymnasium", "Gym"), check=False)
-    assert "spec.environment.protocol: Unsupported value" in refused
+    assert 'spec.environment.protocol: Invalid value: "Gym"' in refused
     assert "deleted" in embedded.kubectl(*kubectl, "delete", "envpool", "sample", "--timeout=5s")
     assert "No resources found" in embedded.kubectl(*kubectl, "get", "envpool", check=False)
 
