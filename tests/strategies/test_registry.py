@@ -38,10 +38,10 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Registry[Choice]:
     points = [EntryPoint("coin", f"{__name__}:Coin", GROUP), EntryPoint("own", f"{__name__}:Coin", GROUP)]
     own = points[1]._for(FakeDistribution())  # type: ignore[attr-defined]
 
-    def entry_points(group: str, name: str | None = None) -> list[EntryPoint]:
-        return [point for point in (points[0], own) if group == GROUP and name in (None, point.name)]
+    def installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+        return (points[0], own) if group == GROUP else ()
 
-    monkeypatch.setattr(registry_module, "entry_points", entry_points)
+    monkeypatch.setattr(registry_module, "_installed", installed)
     return Registry(GROUP, "spec.choice", Choice)
 
 
@@ -82,3 +82,19 @@ def test_a_module_that_fails_on_import_is_a_wrong_name(registry: Registry[Choice
     sys.modules["broken_by_test"] = ModuleType("broken_by_test")
     with pytest.raises(ConfigurationError, match=r"spec\.choice\.name"):
         registry.create("broken_by_test:Gone", {})
+
+
+def test_what_is_installed_is_read_once_for_each_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def entry_points(group: str) -> list[EntryPoint]:
+        read.append(group)
+        return [EntryPoint("coin", f"{__name__}:Coin", group)]
+
+    monkeypatch.setattr(registry_module, "entry_points", entry_points)
+    group = f"{GROUP}.read-once"
+    assert [registry_module.names(group) for _ in range(3)] == [["coin"]] * 3
+    assert read == [group]
+    monkeypatch.syspath_prepend("/added/later")
+    registry_module.names(group)
+    assert read == [group, group]

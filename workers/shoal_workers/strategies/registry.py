@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
@@ -73,7 +75,7 @@ class Registry(Generic[StrategyT]):
 
 def names(group: str) -> list[str]:
     """The names of all strategies of a group that are installed."""
-    return sorted({point.name for point in entry_points(group=group)})
+    return sorted({point.name for point in _points(group)})
 
 
 def check(config: StrategyConfig, group: str, path: str) -> None:
@@ -83,10 +85,10 @@ def check(config: StrategyConfig, group: str, path: str) -> None:
 
 def find(group: str, name: str, path: str) -> EntryPoint:
     """Where the strategy is; raises ConfigurationError that names those there are."""
-    for point in entry_points(group=group, name=name):
+    for point in _points(group, name):
         return point
     package, colon, own = name.partition(":")
-    for point in entry_points(group=group, name=own) if colon else ():
+    for point in _points(group, own) if colon else ():
         if point.dist is not None and _normal(point.dist.name) == _normal(package):
             return point
     if colon and own:
@@ -95,6 +97,18 @@ def find(group: str, name: str, path: str) -> EntryPoint:
         f"{path}.name",
         f"{name!r} is not known; there are: {', '.join(names(group))}; your own is named package:Name",
     )
+
+
+def _points(group: str, name: str | None = None) -> list[EntryPoint]:
+    """The installed entry points of a group, or those of one name in it."""
+    return [point for point in _installed(group, tuple(sys.path)) if name in (None, point.name)]
+
+
+# Each look reads a file of every installed distribution, and a job looks up several strategies whenever it opens.
+@cache
+def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Read once for each import path: `path` is the key alone."""
+    return tuple(entry_points(group=group))
 
 
 def _load(point: EntryPoint, path: str) -> object:
